@@ -1,0 +1,20 @@
+// The Python module: every operator's schema, in one place, and the facts of this build.
+
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/capability.h"
+
+STABLE_TORCH_LIBRARY(potloc_fast, m) {
+  m.def(
+      "local_attention(Tensor q, Tensor k, Tensor v, int window, Tensor? key_mask, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "_local_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int window, "
+      "Tensor? key_mask, float scale) -> (Tensor, Tensor, Tensor)");
+}
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Operators of potloc_fast; importing it registers them under torch.ops.potloc_fast.";
+  m.attr("compiler") = __VERSION__;
+  m.def("cpu_capability", &potloc::cpu::capability_name, "The instruction set that the CPU kernels use.");
+}

@@ -1,0 +1,121 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <tuple>
+
+#include "common/checks.h"
+#include "common/dispatch.h"
+#include "cpu/local_attention.h"
+
+namespace potloc {
+namespace {
+
+constexpr const char* kOp = "local_attention";
+
+// Half types accumulate in float.
+template <typename T>
+using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+ScalarType lse_dtype(const Tensor& q) {
+  return q.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+cpu::LocalAttention describe(
+    const Tensor& q, const Tensor& k, const Tensor& v, int64_t window, const std::optional<Tensor>& key_mask,
+    double scale) {
+  STD_TORCH_CHECK(q.dim() == 4, kOp, ": q must have shape [B, H, T, D], got ", q.dim(), " dimensions");
+  STD_TORCH_CHECK(window > 0 && window % 2 == 1, kOp, ": window must be odd and positive, got ", window);
+  cpu::LocalAttention shape{};
+  shape.heads = q.size(1);
+  shape.length = q.size(2);
+  shape.width = q.size(3);
+  shape.radius = std::min(window / 2, shape.length);
+  shape.scale = scale;
+  const auto describe_one = [&](const char* name, const Tensor& tensor, int64_t* stride) {
+    check_shape(kOp, name, tensor, {q.size(0), q.size(1), q.size(2), q.size(3)});
+    check_dtype(kOp, name, tensor, q.scalar_type());
+    STD_TORCH_CHECK(
+        tensor.size(3) == 1 || tensor.stride(3) == 1, kOp, ": the last dimension of ", name, " must be contiguous");
+    for (int64_t d = 0; d < 3; ++d) {
+      stride[d] = tensor.stride(d);
+    }
+  };
+  describe_one("q", q, shape.q_stride);
+  describe_one("k", k, shape.k_stride);
+  describe_one("v", v, shape.v_stride);
+  if (key_mask) {
+    check_shape(kOp, "key_mask", *key_mask, {q.size(0), q.size(2)});
+    check_dtype(kOp, "key_mask", *key_mask, ScalarType::Bool);
+    STD_TORCH_CHECK(key_mask->is_contiguous(), kOp, ": key_mask must be contiguous");
+    shape.key_mask = static_cast<const bool*>(key_mask->const_data_ptr());
+    shape.mask_stride = q.size(2);
+  }
+  return shape;
+}
+
+int64_t task_count(const Tensor& q) {
+  return q.size(0) * q.size(1) * ((q.size(2) + cpu::kLocalAttentionBlock - 1) / cpu::kLocalAttentionBlock);
+}
+
+std::tuple<Tensor, Tensor> local_attention_cpu(
+    const Tensor& q, const Tensor& k, const Tensor& v, int64_t window, std::optional<Tensor> key_mask, double scale) {
+  const auto shape = describe(q, k, v, window, key_mask, scale);
+  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)});
+  Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)}, lse_dtype(q));
+  dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto* q_data = static_cast<const T*>(q.const_data_ptr());
+    const auto* k_data = static_cast<const T*>(k.const_data_ptr());
+    const auto* v_data = static_cast<const T*>(v.const_data_ptr());
+    auto* out_data = static_cast<T*>(out.mutable_data_ptr());
+    auto* lse_data = static_cast<A*>(lse.mutable_data_ptr());
+    torch::stable::parallel_for(0, task_count(q), 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(local_attention_forward, shape, q_data, k_data, v_data, out_data, lse_data, begin, end);
+    });
+  });
+  return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
+    const Tensor& grad_out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+    int64_t window, std::optional<Tensor> key_mask, double scale) {
+  const auto shape = describe(q, k, v, window, key_mask, scale);
+  for (const Tensor* tensor : {&grad_out, &out}) {
+    check_shape(kOp, "grad_out and out", *tensor, {q.size(0), q.size(1), q.size(2), q.size(3)});
+    check_dtype(kOp, "grad_out and out", *tensor, q.scalar_type());
+  }
+  check_shape(kOp, "lse", lse, {q.size(0), q.size(1), q.size(2)});
+  check_dtype(kOp, "lse", lse, lse_dtype(q));
+  const Tensor grad = torch::stable::contiguous(grad_out), forward_out = torch::stable::contiguous(out),
+               log_sum = torch::stable::contiguous(lse);
+  const auto empty = [&] { return torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}); };
+  Tensor grad_q = empty(), grad_k = empty(), grad_v = empty();
+  dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto* grad_data = static_cast<const T*>(grad.const_data_ptr());
+    const auto* q_data = static_cast<const T*>(q.const_data_ptr());
+    const auto* k_data = static_cast<const T*>(k.const_data_ptr());
+    const auto* v_data = static_cast<const T*>(v.const_data_ptr());
+    const auto* out_data = static_cast<const T*>(forward_out.const_data_ptr());
+    const auto* lse_data = static_cast<const A*>(log_sum.const_data_ptr());
+    auto* gq = static_cast<T*>(grad_q.mutable_data_ptr());
+    auto* gk = static_cast<T*>(grad_k.mutable_data_ptr());
+    auto* gv = static_cast<T*>(grad_v.mutable_data_ptr());
+    torch::stable::parallel_for(0, task_count(q), 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(
+          local_attention_backward, shape, grad_data, q_data, k_data, v_data, out_data, lse_data, gq, gk, gv, begin, end);
+    });
+  });
+  return {grad_q, grad_k, grad_v};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(potloc_fast, CPU, m) {
+  m.impl("local_attention", TORCH_BOX(&local_attention_cpu));
+  m.impl("_local_attention_backward", TORCH_BOX(&local_attention_backward_cpu));
+}
+
+}  // namespace potloc

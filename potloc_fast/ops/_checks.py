@@ -1,0 +1,45 @@
+"""Argument checks shared by the operators: what is wrong, expected and got, as `ValueError` or `TypeError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_floating(op: str, **tensors: Tensor) -> None:
+    """All of `tensors` are of one floating dtype that the kernels know, and on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATING:
+            raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {tensor.dtype}")
+        check_device(op, name, tensor, first)
+
+
+def check_dtype(op: str, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """`tensor` is a tensor of `dtype`."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+        found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{op}: {name} must be a Tensor of {dtype}, got {found}")
+
+
+def check_device(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
+    """`tensor` lies on the device of `like`."""
+    if tensor.device != like.device:
+        raise ValueError(f"{op}: {name} must be on {like.device} as the first argument is, got {tensor.device}")
+
+
+def check_shape(op: str, name: str, tensor: Tensor, letters: str, sizes: Sequence[int]) -> None:
+    """`tensor` has the shape `sizes`; -1 stands for any size. `letters` names the dimensions, as in "B, H, T, D"."""
+    if tensor.dim() != len(sizes) or any(want not in (-1, got) for want, got in zip(sizes, tensor.shape, strict=True)):
+        want = ", ".join(
+            letter if size == -1 else str(size) for letter, size in zip(letters.split(", "), sizes, strict=True)
+        )
+        raise ValueError(f"{op}: {name} must have shape [{want}], got {list(tensor.shape)}")
