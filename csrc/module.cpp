@@ -11,6 +11,16 @@ STABLE_TORCH_LIBRARY(potloc_fast, m) {
   m.def(
       "_local_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int window, "
       "Tensor? key_mask, float scale) -> (Tensor, Tensor, Tensor)");
+  m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float alpha, float gamma, int reduction) -> Tensor");
+  m.def(
+      "_sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float alpha, float gamma, int reduction) "
+      "-> Tensor");
+  m.def(
+      "fused_focal_loss(Tensor logits, Tensor targets, Tensor positive, Tensor background, float gamma) -> "
+      "(Tensor, Tensor, Tensor)");
+  m.def(
+      "_fused_focal_loss_backward(Tensor grad_act, Tensor grad_bg, Tensor counts, Tensor logits, Tensor targets, "
+      "Tensor positive, Tensor background, float gamma) -> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

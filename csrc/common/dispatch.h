@@ -6,12 +6,18 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <type_traits>
+
 namespace potloc {
 
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// What a type accumulates in: half types in float.
+template <typename T>
+using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // Calls `f(T{})` with the C++ type T of a floating dtype: float, double, bfloat16 or half.
 template <typename F>

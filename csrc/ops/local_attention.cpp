@@ -12,10 +12,6 @@ namespace {
 
 constexpr const char* kOp = "local_attention";
 
-// Half types accumulate in float.
-template <typename T>
-using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 ScalarType lse_dtype(const Tensor& q) {
   return q.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }

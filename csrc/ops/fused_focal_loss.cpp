@@ -1,0 +1,107 @@
+#include "cpu/fused_focal_loss.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "common/checks.h"
+#include "common/dispatch.h"
+
+namespace potloc {
+namespace {
+
+constexpr const char* kOp = "fused_focal_loss";
+
+void check(const Tensor& logits, const Tensor& targets, const Tensor& positive, const Tensor& background) {
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= 1, kOp, ": logits must have shape [N, C + 1]");
+  check_shape(kOp, "targets", targets, {logits.size(0), logits.size(1) - 1});
+  check_dtype(kOp, "targets", targets, logits.scalar_type());
+  STD_TORCH_CHECK(logits.is_contiguous() && targets.is_contiguous(), kOp, ": logits and targets must be contiguous");
+  for (const Tensor* rows : {&positive, &background}) {
+    check_shape(kOp, "positive and background", *rows, {logits.size(0)});
+    check_dtype(kOp, "positive and background", *rows, ScalarType::Bool);
+    STD_TORCH_CHECK(rows->is_contiguous(), kOp, ": positive and background must be contiguous");
+  }
+}
+
+int64_t chunk_count(const Tensor& logits) {
+  return (logits.size(0) + cpu::kFusedFocalChunk - 1) / cpu::kFusedFocalChunk;
+}
+
+// Returns L_Act, L_BG and the number of rows that each is a mean over.
+std::tuple<Tensor, Tensor, Tensor> fused_focal_loss_cpu(
+    const Tensor& logits, const Tensor& targets, const Tensor& positive, const Tensor& background, double gamma) {
+  check(logits, targets, positive, background);
+  Tensor loss_act = torch::stable::new_empty(logits, {}), loss_bg = torch::stable::new_empty(logits, {});
+  Tensor counts = torch::stable::new_empty(logits, {2}, ScalarType::Long);
+  const auto* positive_rows = static_cast<const bool*>(positive.const_data_ptr());
+  const auto* background_rows = static_cast<const bool*>(background.const_data_ptr());
+  const int64_t rows = logits.size(0), chunks = chunk_count(logits);
+  auto* count = static_cast<int64_t*>(counts.mutable_data_ptr());
+  count[0] = std::count(positive_rows, positive_rows + rows, true);
+  count[1] = std::count(background_rows, background_rows + rows, true);
+  dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto* x = static_cast<const T*>(logits.const_data_ptr());
+    const auto* t = static_cast<const T*>(targets.const_data_ptr());
+    std::vector<A> partial(2 * chunks);
+    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(
+          fused_focal_loss_forward, x, t, positive_rows, background_rows, partial.data(), static_cast<A>(gamma), rows,
+          logits.size(1) - 1, begin, end);
+    });
+    double sum[2] = {0, 0};
+    for (int64_t i = 0; i < 2 * chunks; ++i) {
+      sum[i % 2] += partial[i];
+    }
+    *static_cast<T*>(loss_act.mutable_data_ptr()) = static_cast<T>(sum[0] / std::max<int64_t>(count[0], 1));
+    *static_cast<T*>(loss_bg.mutable_data_ptr()) = static_cast<T>(sum[1] / std::max<int64_t>(count[1], 1));
+  });
+  return {loss_act, loss_bg, counts};
+}
+
+Tensor fused_focal_loss_backward_cpu(
+    const Tensor& grad_act, const Tensor& grad_bg, const Tensor& counts, const Tensor& logits, const Tensor& targets,
+    const Tensor& positive, const Tensor& background, double gamma) {
+  check(logits, targets, positive, background);
+  for (const Tensor* grad : {&grad_act, &grad_bg}) {
+    check_shape(kOp, "a gradient", *grad, {});
+    check_dtype(kOp, "a gradient", *grad, logits.scalar_type());
+  }
+  check_shape(kOp, "counts", counts, {2});
+  check_dtype(kOp, "counts", counts, ScalarType::Long);
+  Tensor grad_logits = torch::stable::empty_like(logits);
+  const auto* count = static_cast<const int64_t*>(counts.const_data_ptr());
+  dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto factor = [&](const Tensor& grad, int64_t rows) {
+      return static_cast<A>(*static_cast<const T*>(grad.const_data_ptr())) / static_cast<A>(std::max<int64_t>(rows, 1));
+    };
+    const A act_factor = factor(grad_act, count[0]), bg_factor = factor(grad_bg, count[1]);
+    const auto* x = static_cast<const T*>(logits.const_data_ptr());
+    const auto* t = static_cast<const T*>(targets.const_data_ptr());
+    const auto* positive_rows = static_cast<const bool*>(positive.const_data_ptr());
+    const auto* background_rows = static_cast<const bool*>(background.const_data_ptr());
+    auto* out = static_cast<T*>(grad_logits.mutable_data_ptr());
+    torch::stable::parallel_for(0, chunk_count(logits), 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(
+          fused_focal_loss_backward, act_factor, bg_factor, x, t, positive_rows, background_rows, out,
+          static_cast<A>(gamma), logits.size(0), logits.size(1) - 1, begin, end);
+    });
+  });
+  return grad_logits;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(potloc_fast, CPU, m) {
+  m.impl("fused_focal_loss", TORCH_BOX(&fused_focal_loss_cpu));
+  m.impl("_fused_focal_loss_backward", TORCH_BOX(&fused_focal_loss_backward_cpu));
+}
+
+}  // namespace potloc

@@ -1,0 +1,90 @@
+#include "cpu/sigmoid_focal_loss.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <vector>
+
+#include "common/checks.h"
+#include "common/dispatch.h"
+
+namespace potloc {
+namespace {
+
+constexpr const char* kOp = "sigmoid_focal_loss";
+
+enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
+
+void check(const Tensor& logits, const Tensor& targets, int64_t reduction) {
+  check_dtype(kOp, "targets", targets, logits.scalar_type());
+  STD_TORCH_CHECK(logits.numel() == targets.numel(), kOp, ": targets must have the shape of logits");
+  STD_TORCH_CHECK(logits.is_contiguous() && targets.is_contiguous(), kOp, ": logits and targets must be contiguous");
+  STD_TORCH_CHECK(reduction >= none && reduction <= sum, kOp, ": unknown reduction ", reduction);
+}
+
+int64_t chunk_count(const Tensor& logits) {
+  return (logits.numel() + cpu::kFocalChunk - 1) / cpu::kFocalChunk;
+}
+
+Tensor sigmoid_focal_loss_cpu(
+    const Tensor& logits, const Tensor& targets, double alpha, double gamma, int64_t reduction) {
+  check(logits, targets, reduction);
+  Tensor loss = reduction == none ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, {});
+  dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto* x = static_cast<const T*>(logits.const_data_ptr());
+    const auto* t = static_cast<const T*>(targets.const_data_ptr());
+    auto* out = static_cast<T*>(loss.mutable_data_ptr());
+    const int64_t chunks = chunk_count(logits);
+    std::vector<A> partial(reduction == none ? 0 : chunks);
+    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(
+          sigmoid_focal_loss_forward, x, t, reduction == none ? out : nullptr, partial.data(), static_cast<A>(alpha),
+          static_cast<A>(gamma), logits.numel(), begin, end);
+    });
+    if (reduction != none) {
+      double total = 0;
+      for (const A value : partial) {
+        total += value;
+      }
+      // The mean of nothing is NaN, as in PyTorch.
+      *out = static_cast<T>(reduction == mean ? total / static_cast<double>(logits.numel()) : total);
+    }
+  });
+  return loss;
+}
+
+Tensor sigmoid_focal_loss_backward_cpu(
+    const Tensor& grad, const Tensor& logits, const Tensor& targets, double alpha, double gamma, int64_t reduction) {
+  check(logits, targets, reduction);
+  check_dtype(kOp, "grad", grad, logits.scalar_type());
+  STD_TORCH_CHECK(
+      grad.numel() == (reduction == none ? logits.numel() : 1), kOp, ": the gradient has an unexpected size");
+  const Tensor incoming = torch::stable::contiguous(grad);
+  Tensor grad_logits = torch::stable::empty_like(logits);
+  dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto* g = static_cast<const T*>(incoming.const_data_ptr());
+    const auto* x = static_cast<const T*>(logits.const_data_ptr());
+    const auto* t = static_cast<const T*>(targets.const_data_ptr());
+    auto* out = static_cast<T*>(grad_logits.mutable_data_ptr());
+    const A factor = reduction == mean ? A(1) / static_cast<A>(logits.numel()) : A(1);
+    torch::stable::parallel_for(0, chunk_count(logits), 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(
+          sigmoid_focal_loss_backward, g, reduction == none ? 1 : 0, factor, x, t, out, static_cast<A>(alpha),
+          static_cast<A>(gamma), logits.numel(), begin, end);
+    });
+  });
+  return grad_logits;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(potloc_fast, CPU, m) {
+  m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss_cpu));
+  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&sigmoid_focal_loss_backward_cpu));
+}
+
+}  // namespace potloc

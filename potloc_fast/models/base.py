@@ -1,0 +1,47 @@
+"""The point-supervised base model."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from potloc_fast.models.layers import Standardize, TemporalConv, masked
+from potloc_fast.models.pyramid import Pyramid
+
+
+class BaseModel(nn.Module):
+    """A shallow temporal convolutional network from features to class and background scores.
+
+    Args:
+        features: channels of a snippet.
+        classes: number of classes C.
+        hidden: channels between the two convolutions.
+        dropout: rate of dropout before the second one.
+
+    Example:
+        >>> import torch
+        >>> model = BaseModel(features=6, classes=3, hidden=8)
+        >>> model(torch.zeros(2, 10, 6)).logits.shape
+        torch.Size([2, 10, 4])
+    """
+
+    def __init__(self, features: int, classes: int, hidden: int = 2048, dropout: float = 0.7) -> None:
+        super().__init__()
+        self.standardize = Standardize(features)
+        self.conv = TemporalConv(features, hidden, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes + 1, bias=False)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Pyramid:
+        """Score snippets.
+
+        Args:
+            features: `Tensor[B, T, F]`.
+            mask: `Tensor[B, T]` of bool, True where a snippet is real; all are where it is None.
+
+        Returns:
+            A pyramid of one level.
+        """
+        mask = features.new_ones(features.shape[:2], dtype=bool) if mask is None else mask
+        x = self.conv(masked(self.standardize(features), mask)).relu()
+        logits = self.classifier(self.dropout(x))
+        return Pyramid(logits, mask, (features.shape[1],))

@@ -1,0 +1,160 @@
+"""Building blocks on `Tensor[B, T, C]` with a mask `Tensor[B, T]` (True where a snippet is real, False where padded).
+
+Whatever looks at neighbours zeroes, or leaves out, padded snippets first: a padded recording scores as it does alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potloc_fast.ops import local_attention
+
+
+class Standardize(nn.Module):
+    """Subtract the mean and divide by the standard deviation of the training features, kept with the weights.
+
+    Until `fit` is called it leaves the features as they are.
+
+    Args:
+        features: number of channels F.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        """Take over statistics: two `Tensor[F]`, the second positive."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardize `Tensor[B, T, F]`."""
+        return (x - self.mean) / self.std
+
+
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """Zero the padded snippets of `Tensor[B, T, C]`."""
+    return x * mask.unsqueeze(-1)
+
+
+class TemporalConv(nn.Module):
+    """A convolution over the time axis of `Tensor[B, T, C]`.
+
+    Args:
+        inputs: input channels.
+        outputs: output channels.
+        kernel: odd kernel size.
+        stride: 1, or 2 to halve the length: T becomes ceil(T / 2), for any T.
+        depthwise: each channel on its own.
+        bias: add a bias.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, depthwise: bool = False, bias: bool = True
+    ) -> None:
+        super().__init__()
+        groups = inputs if depthwise else 1
+        self.conv = nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `Tensor[B, T, C]`, whose padded snippets must be zero."""
+        out: Tensor = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return out
+
+
+class DropPath(nn.Module):
+    """A learnable factor for each channel of a residual branch, and stochastic depth: whole branches dropped at random.
+
+    Args:
+        width: channels.
+        scale: initial value of the factor (layer scale).
+        rate: probability with which a recording's branch is dropped in training.
+    """
+
+    def __init__(self, width: int, scale: float, rate: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((width,), scale))
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale, and perhaps drop, `Tensor[B, T, C]`."""
+        x = x * self.scale
+        if self.training and self.rate > 0:
+            kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
+            x = x * kept / (1 - self.rate)
+        return x
+
+
+class LocalSelfAttention(nn.Module):
+    """Multi-head self-attention within a window, after a depthwise convolution that may halve the length.
+
+    Args:
+        width: channels, a multiple of `heads`.
+        heads: number of heads H.
+        window: width of the band in snippets of this level, odd.
+        stride: 1, or 2 to halve the length.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, stride: int) -> None:
+        super().__init__()
+        self.heads, self.window, self.stride = heads, window, stride
+        self.convs = nn.ModuleList(TemporalConv(width, width, 3, stride, depthwise=True, bias=False) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend over `Tensor[B, T, C]` with its mask; the output is ceil(T / stride) long."""
+        x = masked(x, mask)
+        q, k, v = (
+            projection(norm(conv(x))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for conv, norm, projection in zip(self.convs, self.norms, self.projections, strict=True)
+        )
+        out = local_attention(q, k, v, self.window, mask[:, :: self.stride])
+        projected: Tensor = self.output(out.transpose(1, 2).flatten(2))
+        return projected
+
+
+class TransformerBlock(nn.Module):
+    """A pre-norm transformer block with local attention; with stride 2 it is a step of the pyramid.
+
+    Args:
+        width: channels.
+        heads: number of heads H.
+        window: width of the attention's band, odd.
+        stride: 1, or 2 to halve the length; the skip connection then takes the maximum of three neighbours.
+        mlp_ratio: hidden width of the MLP over `width`.
+        layer_scale: initial factor on both residual branches.
+        drop_path: rate of stochastic depth.
+    """
+
+    def __init__(
+        self, width: int, heads: int, window: int, stride: int, mlp_ratio: int, layer_scale: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.attention = LocalSelfAttention(width, heads, window, stride)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width)
+        )
+        self.branches = nn.ModuleList(DropPath(width, layer_scale, drop_path) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform `Tensor[B, T, C]` and its mask; both come back ceil(T / stride) long."""
+        skip = x if self.stride == 1 else self._pool(x, mask)
+        x = skip + self.branches[0](self.attention(self.norms[0](x), mask))
+        return x + self.branches[1](self.mlp(self.norms[1](x))), mask[:, :: self.stride]
+
+    def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        # The lowest finite number, not -inf: a padded neighbourhood must not breed NaN in what is masked later.
+        x = x.masked_fill(~mask.unsqueeze(-1), torch.finfo(x.dtype).min)
+        pooled = F.max_pool1d(x.transpose(1, 2), 3, self.stride, padding=1).transpose(1, 2)
+        return masked(pooled, mask[:, :: self.stride])

@@ -1,0 +1,117 @@
+"""The pseudo-label oriented multi-scale transformer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from potloc_fast.models.layers import Standardize, TemporalConv, TransformerBlock, masked
+from potloc_fast.models.pyramid import Pyramid
+
+
+class _ConvStack(nn.Module):
+    """Convolutions, each followed by layer normalization and ReLU."""
+
+    def __init__(self, inputs: int, width: int, count: int = 2) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            TemporalConv(inputs if i == 0 else width, width, 3, bias=False) for i in range(count)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(masked(x, mask))).relu()
+        return x
+
+
+class POTLoc(nn.Module):
+    """Multi-scale temporal transformer with local self-attention, a feature pyramid and a shared action decoder.
+
+    Two convolutions embed the features, `stem` blocks transform them (level 0), and each further block halves the
+    length (levels 1 to `levels`). The decoder, two convolutions and a classifier, is the same for all levels. No
+    length, window and number of levels exclude each other.
+
+    Args:
+        features: channels of a snippet.
+        classes: number of classes C.
+        width: channels of the transformer, a multiple of `heads`.
+        heads: number of attention heads.
+        levels: number of down-sampling blocks L; 0 leaves level 0 alone.
+        window: width of the attention's band in snippets of each level, odd.
+        stem: blocks before the pyramid.
+        mlp_ratio: hidden width of the MLPs over `width`.
+        layer_scale: initial factor on the residual branches.
+        drop_path: rate of stochastic depth.
+        dropout: rate of dropout on the input features.
+        prior: probability that the untrained classifier gives to everything.
+
+    Example:
+        >>> model = POTLoc(features=6, classes=3, width=8, heads=2, levels=2, window=5)
+        >>> pyramid = model(torch.zeros(2, 10, 6))
+        >>> pyramid.logits.shape, pyramid.level_lengths
+        (torch.Size([2, 18, 4]), (10, 5, 3))
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        width: int = 512,
+        heads: int = 4,
+        levels: int = 4,
+        window: int = 19,
+        stem: int = 2,
+        mlp_ratio: int = 4,
+        layer_scale: float = 1e-4,
+        drop_path: float = 0.1,
+        dropout: float = 0.0,
+        prior: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"POTLoc: width must be a multiple of heads, got {width} and {heads}")
+        self.standardize = Standardize(features)
+        self.dropout = nn.Dropout(dropout)
+        self.embedding = _ConvStack(features, width)
+        strides = [1] * stem + [2] * levels
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, heads, window, stride, mlp_ratio, layer_scale, drop_path) for stride in strides
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(levels + 1))
+        self.decoder = _ConvStack(width, width)
+        self.classifier = TemporalConv(width, classes + 1, 3)
+        self.stem = stem
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.classifier.conv.bias, -math.log((1 - prior) / prior))
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Pyramid:
+        """Score the snippets of all levels.
+
+        Args:
+            features: `Tensor[B, T, F]`.
+            mask: `Tensor[B, T]` of bool, True where a snippet is real; all are where it is None.
+
+        Returns:
+            A pyramid of `levels + 1` levels.
+        """
+        mask = features.new_ones(features.shape[:2], dtype=bool) if mask is None else mask
+        x = self.embedding(self.dropout(self.standardize(features)), mask)
+        for block in self.blocks[: self.stem]:
+            x, mask = block(x, mask)
+        levels = [(x, mask)]
+        for block in self.blocks[self.stem :]:
+            levels.append(block(*levels[-1]))
+        logits = [
+            self.classifier(masked(self.decoder(norm(x), mask), mask))
+            for norm, (x, mask) in zip(self.norms, levels, strict=True)
+        ]
+        return Pyramid(
+            torch.cat(logits, dim=1),
+            torch.cat([mask for _, mask in levels], dim=1),
+            tuple(mask.shape[1] for _, mask in levels),
+        )

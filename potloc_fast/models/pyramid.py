@@ -1,0 +1,30 @@
+"""What every model returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Scores at all levels, level after level along the time axis.
+
+    Level l has stride 2**l: its snippet j stands at snippet j * 2**l of the input. A model without a pyramid has one
+    level.
+
+    Attributes:
+        logits: `Tensor[B, T, C + 1]`, T the sum of the levels' lengths; the last channel is the background.
+        mask: `Tensor[B, T]` of bool, True where a snippet is real.
+        level_lengths: the length of each level, T_l = ceil(T_0 / 2**l).
+    """
+
+    logits: Tensor
+    mask: Tensor
+    level_lengths: tuple[int, ...]
+
+    def levels(self) -> list[tuple[Tensor, Tensor]]:
+        """The logits and the mask of each level."""
+        lengths = list(self.level_lengths)
+        return list(zip(self.logits.split(lengths, dim=1), self.mask.split(lengths, dim=1), strict=True))
