@@ -1,0 +1,221 @@
+"""The configuration of a run: every key, its type, its default and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PointDistribution = Literal["gaussian", "uniform", "centre", "start"]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are refused, values are checked, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class HaptData(Section):
+    """The HAPT / SBHAR recordings of the UCI archive."""
+
+    layout: Literal["hapt"]
+    root: Path | None = None
+    """The archive as a zip, or its folder."""
+    window: PositiveInt = 50
+    """Samples in a snippet, at 50 Hz."""
+    stride: PositiveInt = 25
+    """Samples from one snippet to the next."""
+    points: PointDistribution = "gaussian"
+    """Where in an instance its point is drawn."""
+    standardize: bool = True
+    """Subtract the mean and divide by the standard deviation of the training features."""
+
+
+class LacpData(Section):
+    """A folder in the layout of LACP and POTLoc, as most I3D features of THUMOS'14 come."""
+
+    layout: Literal["lacp"]
+    root: Path | None = None
+    """The folder that holds gt.json."""
+    standardize: bool = False
+    """Subtract the mean and divide by the standard deviation of the training features."""
+
+
+class SyntheticData(Section):
+    """Recordings made on the spot, for trying things out."""
+
+    layout: Literal["synthetic"]
+    recordings: PositiveInt = 24
+    classes: PositiveInt = 5
+    length: PositiveInt = 400
+    """Mean number of snippets in a recording."""
+    width: PositiveInt = 32
+    """Channels of a snippet."""
+    points: PointDistribution = "gaussian"
+    """Where in an instance its point is drawn."""
+    standardize: bool = False
+    """Subtract the mean and divide by the standard deviation of the training features."""
+
+
+class BaseModelConfig(Section):
+    """The base model."""
+
+    hidden: PositiveInt = 2048
+    """Channels between the two convolutions."""
+    dropout: Fraction = 0.7
+    """Rate of dropout before the second one."""
+
+
+class ModelConfig(Section):
+    """The POTLoc model."""
+
+    width: PositiveInt = 512
+    heads: PositiveInt = 4
+    levels: Annotated[int, Field(ge=0)] = 4
+    """Down-sampling blocks; 0 leaves the level of the input alone."""
+    window: PositiveInt = 19
+    """Width of the attention's band in snippets of each level, odd."""
+    stem: Annotated[int, Field(ge=0)] = 2
+    """Transformer blocks before the pyramid."""
+    mlp_ratio: PositiveInt = 4
+    layer_scale: PositiveFloat = 1e-4
+    """Initial factor on the residual branches."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Rate of stochastic depth."""
+    dropout: Fraction = 0.0
+    """Rate of dropout on the input features."""
+
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, window: int) -> int:
+        if window % 2 == 0:
+            raise ValueError("expected an odd number")
+        return window
+
+
+class LossConfig(Section):
+    """How the losses are formed and weighed (equation 4)."""
+
+    mil: NonNegativeFloat = 1.0
+    """Weight of L_MIL."""
+    act: NonNegativeFloat = 0.5
+    """Weight of L_Act."""
+    bg: NonNegativeFloat = 1.0
+    """Weight of L_BG."""
+    gamma: NonNegativeFloat = 2.0
+    """Focusing parameter of the focal losses."""
+    topk_ratio: PositiveFloat = 8.0
+    """L_MIL pools the K = T // topk_ratio best snippets of a class: K should not exceed what a class covers."""
+    pool_absent: bool = False
+    """Pool classes that a recording lacks over all its snippets, as the released code does."""
+    background_threshold: Fraction = 0.95
+    """Background probability over which a snippet can be a background seed."""
+    radius: NonNegativeFloat | None = 2.0
+    """Sampling radius r around the points, in snippets of each level; null takes whole pseudo-labels."""
+
+
+class TrainConfig(Section):
+    """How a model is trained."""
+
+    epochs: PositiveInt = 50
+    batch_size: PositiveInt = 4
+    length: PositiveInt | None = 2304
+    """Snippets of a crop; null takes whole recordings."""
+    sampling: Literal["random", "linear"] = "random"
+    """A random crop, or the whole recording interpolated to `length`."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs in which the learning rate rises linearly from zero."""
+    clip: PositiveFloat | None = None
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an average of the weights, which is then what is saved; the first steps average over fewer."""
+
+
+class Grid(Section):
+    """Evenly spaced thresholds: start, start + step, ... up to and including stop."""
+
+    start: Fraction
+    stop: Fraction
+    step: PositiveFloat
+
+    def values(self) -> list[float]:
+        """The thresholds."""
+        return [self.start + i * self.step for i in range(int((self.stop - self.start) / self.step + 1e-9) + 1)]
+
+
+class NmsConfig(Section):
+    """What is done with overlapping proposals of a class."""
+
+    method: Literal["hard", "linear", "gaussian"] = "hard"
+    iou: Fraction = 0.6
+    """Hard and linear: overlap from which a proposal is removed, or its score lowered."""
+    sigma: PositiveFloat = 0.5
+    """Gaussian: width of the decay."""
+    min_score: float = 0.001
+    """Linear and Gaussian: score under which a proposal is removed."""
+    voting: Fraction | None = None
+    """Replace a kept proposal by the mean of all that overlap it by this much, weighted by score."""
+
+
+class DetectConfig(Section):
+    """From scores to proposals and detections."""
+
+    class_threshold: Fraction = 0.5
+    """Video-level score from which a class is looked for; the best class always is."""
+    class_thresholds: Grid | None = Grid(start=0.0, stop=0.2, step=0.025)
+    """Thresholds on the class scores."""
+    actionness_thresholds: Grid | None = Grid(start=0.3, stop=0.9, step=0.025)
+    """Thresholds on one minus the background score."""
+    outer: NonNegativeFloat = 0.25
+    """The contrast's outer region on either side, over the length of the segment."""
+    video_weight: NonNegativeFloat = 0.2
+    """Weight of the video-level score in a proposal's score."""
+    upsample: PositiveInt = 8
+    """Points to a snippet at which the score curves are interpolated."""
+    nms: NmsConfig = NmsConfig()
+    batch_size: PositiveInt = 8
+    """Recordings in one pass of the model."""
+
+
+class BaseStage(Section):
+    """The first stage: the base model, trained on points, whose proposals become pseudo-labels."""
+
+    model: BaseModelConfig = BaseModelConfig()
+    loss: LossConfig = LossConfig(radius=None)
+    train: TrainConfig = TrainConfig()
+    detect: DetectConfig = DetectConfig()
+
+
+class PseudoLabelConfig(Section):
+    """Algorithm 1."""
+
+    variant: Literal["paper", "released"] = "paper"
+    """To the letter of the paper, or as the authors' code does it: every point gets a label."""
+
+
+class EvaluateConfig(Section):
+    """How detections are scored."""
+
+    subset: str = "test"
+    tiou: tuple[Fraction, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    protocol: Literal["activitynet", "thumos"] = "activitynet"
+
+
+class Config(Section):
+    """A whole run. The top-level sections `model`, `loss`, `train` and `detect` are those of the POTLoc model."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Annotated[HaptData | LacpData | SyntheticData, Field(discriminator="layout")]
+    base: BaseStage = BaseStage()
+    pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    detect: DetectConfig = DetectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
