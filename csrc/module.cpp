@@ -6,14 +6,14 @@
 #include "cpu/capability.h"
 
 STABLE_TORCH_LIBRARY(potloc_fast, m) {
-  m.def(
-      "local_attention(Tensor q, Tensor k, Tensor v, int window, Tensor? key_mask, float scale) -> (Tensor, Tensor)");
+  m.def("local_attention(Tensor q, Tensor k, Tensor v, int window, Tensor? key_mask, float scale) -> (Tensor, Tensor)");
   m.def(
       "_local_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int window, "
       "Tensor? key_mask, float scale) -> (Tensor, Tensor, Tensor)");
   m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float alpha, float gamma, int reduction) -> Tensor");
   m.def(
-      "_sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float alpha, float gamma, int reduction) "
+      "_sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float alpha, float gamma, int "
+      "reduction) "
       "-> Tensor");
   m.def(
       "fused_focal_loss(Tensor logits, Tensor targets, Tensor positive, Tensor background, float gamma) -> "
@@ -21,6 +21,15 @@ STABLE_TORCH_LIBRARY(potloc_fast, m) {
   m.def(
       "_fused_focal_loss_backward(Tensor grad_act, Tensor grad_bg, Tensor counts, Tensor logits, Tensor targets, "
       "Tensor positive, Tensor background, float gamma) -> Tensor");
+  m.def(
+      "background_seeds(Tensor background, Tensor action, int[] level_lengths, float threshold, Tensor? mask, "
+      "bool outer_argmax) -> Tensor");
+  m.def(
+      "score_segments(Tensor curves, Tensor thresholds, Tensor? lengths, int stride, int upsample, float outer, "
+      "Tensor? scores) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "nms(Tensor segments, Tensor scores, Tensor? groups, int method, float iou_threshold, float sigma, "
+      "float min_score, float offset, int max_per_group, float voting) -> (Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

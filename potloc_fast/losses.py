@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from potloc_fast.config.schema import LossConfig
 from potloc_fast.data.dataset import Batch
 from potloc_fast.models.pyramid import Pyramid
 from potloc_fast.ops import background_seeds, fused_focal_loss
@@ -34,7 +35,7 @@ class Targets:
 def sample_labels(batch: Batch, level_lengths: Sequence[int], classes: int, radius: float | None) -> Targets:
     """Project labels onto each level and keep what lies near their points (equations 7 and 8).
 
-    Snippet j of level l stands at t = (j + 1/2 / 2**l) 2**l on the grid, the centre of snippet j 2**l of level 0. It is
+    Snippet j of level l stands at t = j 2**l + 1/2 on the grid, the centre of snippet j 2**l of level 0. It is
     a positive of a label (eps, s, e) where max(s, eps - r 2**l) <= t < min(e, eps + r 2**l); the snippet of level 0
     that holds the point always is.
 
@@ -114,34 +115,13 @@ def mil_loss(scores: Tensor, video: Tensor) -> Tensor:
     return F.binary_cross_entropy(scores, video, reduction="none").sum(dim=1).mean()
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """How the losses are formed and weighed (equation 4).
-
-    Attributes:
-        mil, act, bg: the lambdas of L_MIL, L_Act and L_BG.
-        gamma: focusing parameter.
-        topk_ratio: snippets for each one that L_MIL pools; K = T // topk_ratio.
-        pool_absent: classes that a recording lacks are pooled over all its snippets.
-        background_threshold: probability over which a snippet can be a background seed.
-    """
-
-    mil: float = 1.0
-    act: float = 0.5
-    bg: float = 1.0
-    gamma: float = 2.0
-    topk_ratio: float = 8.0
-    pool_absent: bool = False
-    background_threshold: float = 0.95
-
-
-def total_loss(pyramid: Pyramid, targets: Targets, weights: LossWeights) -> dict[str, Tensor]:
+def total_loss(pyramid: Pyramid, targets: Targets, config: LossConfig) -> dict[str, Tensor]:
     """L_Total = lambda_MIL L_MIL + lambda_Act L_Act + lambda_BG L_BG, starred where there are levels.
 
     Args:
         pyramid: a model's output.
         targets: labels on the same levels.
-        weights: how to form and weigh the losses.
+        config: how to form and weigh the losses.
 
     Returns:
         Scalars `total`, `mil`, `act`, `bg`; only `total` is weighed.
@@ -152,12 +132,12 @@ def total_loss(pyramid: Pyramid, targets: Targets, weights: LossWeights) -> dict
             logits[..., -1].sigmoid(),
             targets.action,
             pyramid.level_lengths,
-            threshold=weights.background_threshold,
+            threshold=config.background_threshold,
             mask=pyramid.mask,
         )
-    absent = targets.video == 0 if weights.pool_absent else None
-    mil = mil_loss(video_scores(pyramid, weights.topk_ratio, absent), targets.video)
+    absent = targets.video == 0 if config.pool_absent else None
+    mil = mil_loss(video_scores(pyramid, config.topk_ratio, absent), targets.video)
     act, bg = fused_focal_loss(
-        logits.flatten(0, 1), targets.classes.flatten(0, 1), targets.positive.flatten(), seeds.flatten(), weights.gamma
+        logits.flatten(0, 1), targets.classes.flatten(0, 1), targets.positive.flatten(), seeds.flatten(), config.gamma
     )
-    return {"total": weights.mil * mil + weights.act * act + weights.bg * bg, "mil": mil, "act": act, "bg": bg}
+    return {"total": config.mil * mil + config.act * act + config.bg * bg, "mil": mil, "act": act, "bg": bg}

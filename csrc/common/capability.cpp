@@ -27,7 +27,9 @@ Capability choose() {
     return highest;
   }
   const std::string name(wish);
-  const Capability wanted = name == "avx512" ? Capability::avx512 : name == "avx2" ? Capability::avx2 : Capability::baseline;
+  const Capability wanted = name == "avx512" ? Capability::avx512
+                            : name == "avx2" ? Capability::avx2
+                                             : Capability::baseline;
   if ((wanted == Capability::baseline && name != "baseline") || wanted > highest) {
     throw std::runtime_error(
         "POTLOC_FAST_CPU_CAPABILITY must be baseline, avx2 or avx512, as far as this processor has it, got " + name);

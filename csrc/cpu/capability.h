@@ -13,7 +13,7 @@
   __VA_ARGS__                           \
   }
 // Calls the build of a kernel that suits this processor.
-#define POTLOC_CPU(kernel, ...)                                                                   \
+#define POTLOC_CPU(kernel, ...)                                                                        \
   (::potloc::cpu::capability() == ::potloc::cpu::Capability::avx512 ? cpu::avx512::kernel(__VA_ARGS__) \
    : ::potloc::cpu::capability() == ::potloc::cpu::Capability::avx2 ? cpu::avx2::kernel(__VA_ARGS__)   \
                                                                     : cpu::baseline::kernel(__VA_ARGS__))

@@ -121,10 +121,10 @@ void fused_focal_loss_backward(
   }
 }
 
-#define POTLOC_INSTANTIATE(T, A)                                                                                \
-  template void fused_focal_loss_forward<T, A>(                                                                 \
-      const T*, const T*, const bool*, const bool*, A*, A, int64_t, int64_t, int64_t, int64_t);                 \
-  template void fused_focal_loss_backward<T, A>(                                                                \
+#define POTLOC_INSTANTIATE(T, A)                                                                \
+  template void fused_focal_loss_forward<T, A>(                                                 \
+      const T*, const T*, const bool*, const bool*, A*, A, int64_t, int64_t, int64_t, int64_t); \
+  template void fused_focal_loss_backward<T, A>(                                                \
       A, A, const T*, const T*, const bool*, const bool*, T*, A, int64_t, int64_t, int64_t, int64_t);
 POTLOC_INSTANTIATE(float, float)
 POTLOC_INSTANTIATE(double, double)

@@ -19,8 +19,8 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-// Rows [first, last) of a strided [T, D] matrix in the accumulation type: in place where the types agree, else converted
-// once into `buffer`.
+// Rows [first, last) of a strided [T, D] matrix in the accumulation type: in place where the types agree, else
+// converted once into `buffer`.
 template <typename T, typename A>
 struct Rows {
   const A* data;
@@ -96,8 +96,10 @@ void local_attention_forward(
     const Block block(shape, task);
     const auto offset = [&](const int64_t* stride) { return block.batch * stride[0] + block.head * stride[1]; };
     const Rows<T, A> queries(q + offset(shape.q_stride), shape.q_stride[2], width, block.first, block.last, q_buffer);
-    const Rows<T, A> keys(k + offset(shape.k_stride), shape.k_stride[2], width, block.halo_first, block.halo_last, k_buffer);
-    const Rows<T, A> values(v + offset(shape.v_stride), shape.v_stride[2], width, block.halo_first, block.halo_last, v_buffer);
+    const Rows<T, A> keys(
+        k + offset(shape.k_stride), shape.k_stride[2], width, block.halo_first, block.halo_last, k_buffer);
+    const Rows<T, A> values(
+        v + offset(shape.v_stride), shape.v_stride[2], width, block.halo_first, block.halo_last, v_buffer);
     const bool* mask = shape.key_mask ? shape.key_mask + block.batch * shape.mask_stride : nullptr;
     weights.resize(block.halo_last - block.halo_first);
     for (int64_t i = block.first; i < block.last; ++i) {
@@ -189,11 +191,12 @@ void local_attention_backward(
   }
 }
 
-#define POTLOC_INSTANTIATE(T, A)                                                                                  \
-  template void local_attention_forward<T, A>(                                                                    \
-      const LocalAttention&, const T*, const T*, const T*, T*, A*, int64_t, int64_t);                             \
-  template void local_attention_backward<T, A>(                                                                   \
-      const LocalAttention&, const T*, const T*, const T*, const T*, const T*, const A*, T*, T*, T*, int64_t, int64_t);
+#define POTLOC_INSTANTIATE(T, A)                                                                              \
+  template void local_attention_forward<T, A>(                                                                \
+      const LocalAttention&, const T*, const T*, const T*, T*, A*, int64_t, int64_t);                         \
+  template void local_attention_backward<T, A>(                                                               \
+      const LocalAttention&, const T*, const T*, const T*, const T*, const T*, const A*, T*, T*, T*, int64_t, \
+      int64_t);
 POTLOC_INSTANTIATE(float, float)
 POTLOC_INSTANTIATE(double, double)
 POTLOC_INSTANTIATE(BFloat16, float)

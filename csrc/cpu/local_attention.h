@@ -20,11 +20,9 @@ inline constexpr int64_t kLocalAttentionBlock = 64;
 
 // Tasks [begin, end) out of B * H * ceil(T / block). `out` and the gradients are contiguous [B, H, T, D].
 POTLOC_FOR_EACH_CAPABILITY(
-    template <typename T, typename A>
-    void local_attention_forward(
+    template <typename T, typename A> void local_attention_forward(
         const LocalAttention& shape, const T* q, const T* k, const T* v, T* out, A* lse, int64_t begin, int64_t end);
-    template <typename T, typename A>
-    void local_attention_backward(
+    template <typename T, typename A> void local_attention_backward(
         const LocalAttention& shape, const T* grad_out, const T* q, const T* k, const T* v, const T* out, const A* lse,
         T* grad_q, T* grad_k, T* grad_v, int64_t begin, int64_t end);)
 

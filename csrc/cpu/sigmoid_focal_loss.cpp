@@ -37,7 +37,8 @@ A log_miss(A x, A target) {
 
 template <typename T, typename A>
 void sigmoid_focal_loss_forward(
-    const T* logits, const T* targets, T* loss, A* partial, A alpha, A gamma, int64_t size, int64_t begin, int64_t end) {
+    const T* logits, const T* targets, T* loss, A* partial, A alpha, A gamma, int64_t size, int64_t begin,
+    int64_t end) {
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     A sum = 0;
     const int64_t last = std::min(size, (chunk + 1) * kFocalChunk);
@@ -77,10 +78,9 @@ void sigmoid_focal_loss_backward(
   }
 }
 
-#define POTLOC_INSTANTIATE(T, A)                                                      \
-  template void sigmoid_focal_loss_forward<T, A>(                                     \
-      const T*, const T*, T*, A*, A, A, int64_t, int64_t, int64_t);                   \
-  template void sigmoid_focal_loss_backward<T, A>(                                    \
+#define POTLOC_INSTANTIATE(T, A)                                                                               \
+  template void sigmoid_focal_loss_forward<T, A>(const T*, const T*, T*, A*, A, A, int64_t, int64_t, int64_t); \
+  template void sigmoid_focal_loss_backward<T, A>(                                                             \
       const T*, int64_t, A, const T*, const T*, T*, A, A, int64_t, int64_t, int64_t);
 POTLOC_INSTANTIATE(float, float)
 POTLOC_INSTANTIATE(double, double)

@@ -1,3 +1,5 @@
+#include "cpu/local_attention.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -5,7 +7,6 @@
 
 #include "common/checks.h"
 #include "common/dispatch.h"
-#include "cpu/local_attention.h"
 
 namespace potloc {
 namespace {
@@ -101,7 +102,8 @@ std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
     auto* gv = static_cast<T*>(grad_v.mutable_data_ptr());
     torch::stable::parallel_for(0, task_count(q), 1, [&](int64_t begin, int64_t end) {
       POTLOC_CPU(
-          local_attention_backward, shape, grad_data, q_data, k_data, v_data, out_data, lse_data, gq, gk, gv, begin, end);
+          local_attention_backward, shape, grad_data, q_data, k_data, v_data, out_data, lse_data, gq, gk, gv, begin,
+          end);
     });
   });
   return {grad_q, grad_k, grad_v};

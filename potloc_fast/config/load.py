@@ -95,7 +95,9 @@ def _parse(text: str, name: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{name}: expected YAML, got {getattr(error, 'problem', None) or 'something else'}{where}") from None
+        raise InputError(
+            f"{name}: expected YAML, got {getattr(error, 'problem', None) or 'something else'}{where}"
+        ) from None
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -142,9 +142,7 @@ class TransformerBlock(nn.Module):
         self.stride = stride
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.attention = LocalSelfAttention(width, heads, window, stride)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
         self.branches = nn.ModuleList(DropPath(width, layer_scale, drop_path) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,9 +74,7 @@ def local_attention(
 
 
 @torch.library.register_fake("potloc_fast::local_attention")
-def _(
-    q: Tensor, k: Tensor, v: Tensor, window: int, key_mask: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, window: int, key_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=lse_dtype)
 

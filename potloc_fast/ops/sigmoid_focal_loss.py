@@ -46,7 +46,9 @@ def sigmoid_focal_loss(
     targets = targets.to(logits.dtype) if torch.is_floating_point(targets) else targets
     check_floating(_OP, logits=logits, targets=targets)
     if targets.shape != logits.shape:
-        raise ValueError(f"{_OP}: targets must have the shape of logits, {list(logits.shape)}, got {list(targets.shape)}")
+        raise ValueError(
+            f"{_OP}: targets must have the shape of logits, {list(logits.shape)}, got {list(targets.shape)}"
+        )
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{_OP}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     if not gamma >= 0:

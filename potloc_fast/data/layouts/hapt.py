@@ -1,0 +1,158 @@
+"""HAPT: smartphone recordings of human activities and postural transitions (UCI data set 341).
+
+`RawData/` holds `{acc,gyro}_exp<E>_user<U>.txt`, 50 samples a second and three columns, and `labels.txt` (experiment,
+user, activity, first and last sample; samples count from 1, the last one belongs to the activity). Beside it stand
+`activity_labels.txt` and, for the official split of users, `Train/subject_id_train.txt` and `Test/subject_id_test.txt`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potloc_fast.data.grid import Grid
+from potloc_fast.data.points import Distribution, sample_points
+from potloc_fast.data.recording import Dataset, Instance, Recording, validate
+from potloc_fast.errors import InputError
+
+FPS = 50
+
+Folder: TypeAlias = Path | zipfile.Path
+
+
+def load_hapt(
+    root: str | Path, *, window: int = 50, stride: int = 25, points: Distribution = "gaussian", seed: int = 0
+) -> Dataset:
+    """Load the HAPT recordings.
+
+    Args:
+        root: the archive (also a zip inside a zip) or a folder it was unpacked to; `RawData` may lie anywhere inside.
+        window: samples in a snippet.
+        stride: samples from one snippet to the next.
+        points: how to draw the point labels, see `sample_points`.
+        seed: seed of the points.
+
+    Returns:
+        A data set with recordings such as "exp01_user01". A snippet has 6 * window values, the samples of acc x, y, z
+        (g) and gyro x, y, z (rad/s) one channel after the other, as recorded.
+
+    Raises:
+        InputError: a file is missing or has a bad row.
+    """
+    folder = open_hapt(root)
+    listed = re.findall(r"^\s*(\d+)\s+(\S+)", _read_text(folder / "activity_labels.txt"), re.MULTILINE)
+    names = {int(number): name for number, name in listed}
+    train, test = (
+        set(_read_table(folder / subset / f"subject_id_{subset.lower()}.txt", 1, np.int64)[:, 0].tolist())
+        for subset in ("Train", "Test")
+    )
+    instances: dict[tuple[int, int], list[Instance]] = {
+        (int(match[1]), int(match[2])): []
+        for path in (folder / "RawData").iterdir()
+        if (match := re.fullmatch(r"(?:acc|gyro)_exp(\d+)_user(\d+)\.txt", path.name))
+    }
+    labels = folder / "RawData" / "labels.txt"
+    for experiment, user, activity, first, last in _read_table(labels, 5, np.int64).tolist():
+        if activity not in names:
+            raise InputError(f"{labels}: expected activities of activity_labels.txt, got {activity}")
+        instance = Instance(names[activity], (first - 1) / FPS, last / FPS)
+        instances.setdefault((experiment, user), []).append(instance)
+
+    recordings = []
+    for (experiment, user), found in sorted(instances.items()):
+        if user not in train | test:
+            raise InputError(
+                f"{folder}: expected user {user} of experiment {experiment} in the split, found it in none"
+            )
+        name = f"exp{experiment:02}_user{user:02}"
+        recordings.append(
+            Recording(
+                id=name,
+                features=_snippets(folder / "RawData", name, window, stride),
+                grid=Grid(FPS, window, stride),
+                subset="train" if user in train else "test",
+                instances=tuple(found),
+                points=sample_points(found, points, seed=seed, recording_id=name),
+            )
+        )
+    return validate(Dataset("hapt", tuple(names.values()), tuple(recordings)))
+
+
+def open_hapt(root: str | Path) -> Folder:
+    """The folder that holds `RawData`, wherever it lies in a folder, an archive, or an archive in an archive.
+
+    Raises:
+        InputError: there is none.
+    """
+    root = Path(root)
+    missing = InputError(f"{root}: expected the HAPT archive or its folder, found no RawData/labels.txt in it")
+    if root.is_dir():
+        found = min(root.rglob("RawData/labels.txt"), default=None)
+        if found is None:
+            raise missing
+        return found.parent.parent
+    try:
+        archive = zipfile.ZipFile(root)
+        while True:
+            members = archive.namelist()
+            labels = [name for name in members if f"/{name}".endswith("/RawData/labels.txt")]
+            if labels:
+                return zipfile.Path(archive, min(labels).removesuffix("RawData/labels.txt"))
+            nested = [name for name in members if name.lower().endswith(".zip")]
+            if not nested:
+                raise missing
+            outer, archive = archive, zipfile.ZipFile(io.BytesIO(archive.read(min(nested))))
+            archive.filename = f"{outer.filename}/{min(nested)}"
+    except FileNotFoundError:
+        raise InputError(f"{root}: expected the HAPT archive or its folder, found none") from None
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{root}: expected a zip archive, got: {error}") from None
+
+
+def _snippets(raw: Folder, name: str, window: int, stride: int) -> NDArray[np.float32]:
+    acc, gyro = (_read_table(raw / f"{sensor}_{name}.txt", 3, np.float32) for sensor in ("acc", "gyro"))
+    if len(acc) != len(gyro):
+        raise InputError(f"{raw / f'gyro_{name}.txt'}: expected {len(acc)} rows as in acc_{name}.txt, got {len(gyro)}")
+    if len(acc) < window:
+        raise InputError(f"{raw / f'acc_{name}.txt'}: expected at least one window of {window} rows, got {len(acc)}")
+    samples = np.concatenate([acc, gyro], axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(samples, window, axis=0)[::stride]  # [T, 6, window]
+    return windows.reshape(len(windows), 6 * window)
+
+
+def _read_text(path: Folder) -> str:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a file, found none") from None
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: expected readable text, got: {error}") from None
+
+
+def _read_table(path: Folder, columns: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """Read numbers separated by blanks, `[rows, columns]`."""
+    text = _read_text(path)
+    if not text.strip():
+        raise InputError(f"{path}: expected rows of {columns} numbers, found an empty file")
+    try:
+        table = np.loadtxt(io.StringIO(text), dtype=dtype, comments=None, ndmin=2)
+        if table.shape[1] == columns:
+            return table
+    except ValueError:
+        pass
+    # numpy's messages count rows differently from case to case; look again for the line that a user can open.
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            good = np.array(line.split(), dtype).size in (0, columns)
+        except ValueError:
+            good = False
+        if not good:
+            raise InputError(f"{path}: expected {columns} numbers in line {number}, got {line.strip()[:80]!r}")
+    raise InputError(f"{path}: expected rows of {columns} numbers, got something else")

@@ -1,0 +1,117 @@
+"""From the scores of a model to proposals and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from potloc_fast.config.schema import DetectConfig
+from potloc_fast.data.dataset import pad
+from potloc_fast.data.recording import Recording
+from potloc_fast.evaluation import Segments
+from potloc_fast.losses import video_scores
+from potloc_fast.models.pyramid import Pyramid
+from potloc_fast.ops import batched_nms, score_segments
+
+
+def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Turn scores into detections: classes, then segments of their curves over thresholds, then NMS.
+
+    The curves of every level are cut at every threshold; what is consecutive becomes a proposal with its
+    outer-inner-contrast score. Proposals of all levels and thresholds are pooled, a recording and class at a time.
+
+    Args:
+        pyramid: scores of B recordings.
+        config: thresholds and NMS.
+        topk_ratio: snippets for each one that a video-level score pools.
+
+    Returns:
+        Segments on the snippet grid `Tensor[M, 2]`, scores `Tensor[M]`, recordings and classes `Tensor[M]` of int64;
+        by recording, class and falling score.
+    """
+    video = video_scores(pyramid, topk_ratio)  # [B, C]
+    classes = video.shape[1]
+    chosen = (video >= config.class_threshold).scatter(1, video.argmax(dim=1, keepdim=True), True)
+    recording, label = chosen.nonzero(as_tuple=True)  # [R]
+    levels = pyramid.levels()
+    lengths = levels[0][1].sum(dim=1)[recording]
+    found = []
+    for level, (logits, _) in enumerate(levels):
+        p = logits.float().sigmoid()
+        actionness = 1 - p[..., -1]  # [B, T_l]
+        fused = (p[..., :-1] * actionness.unsqueeze(-1))[recording, :, label]  # [R, T_l]
+        cuts = [(config.class_thresholds, fused, None), (config.actionness_thresholds, actionness[recording], fused)]
+        for thresholds, curves, contrast in cuts:
+            if thresholds is not None:
+                segments, scores, row, _ = score_segments(
+                    curves,
+                    curves.new_tensor(thresholds.values()),
+                    lengths=lengths,
+                    stride=2**level,
+                    upsample=config.upsample,
+                    outer=config.outer,
+                    scores=contrast,
+                )
+                found.append((segments, scores, row))
+    segments, scores, row = (torch.cat(parts) for parts in zip(*found, strict=True))
+    recording, label = recording[row], label[row]
+    segments, scores, kept = batched_nms(
+        segments,
+        scores + config.video_weight * video[recording, label],
+        recording * classes + label,
+        method=config.nms.method,
+        iou_threshold=config.nms.iou,
+        sigma=config.nms.sigma,
+        min_score=config.nms.min_score,
+        voting=config.nms.voting,
+    )
+    return segments, scores, recording[kept], label[kept]
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module,
+    recordings: Sequence[Recording],
+    classes: Sequence[str],
+    config: DetectConfig,
+    topk_ratio: float,
+) -> Segments:
+    """Detect actions in whole recordings, several in a batch.
+
+    Args:
+        model: a `BaseModel` or a `POTLoc`.
+        recordings: any lengths; a recording scores in a batch as it does alone.
+        classes: the model's classes.
+        config: thresholds, NMS and batch size.
+        topk_ratio: snippets for each one that a video-level score pools.
+
+    Returns:
+        Detections in seconds; the vocabulary of videos holds every recording.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    # Recordings of like length share a batch: little is padded.
+    order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].features))
+    for first in range(0, len(order), config.batch_size):
+        members = order[first : first + config.batch_size]
+        features, mask = pad([torch.from_numpy(recordings[i].features[:].copy()) for i in members])
+        segments, scores, recording, label = propose(model(features, mask), config, topk_ratio)
+        for row, i in enumerate(members):
+            own = recording == row
+            seconds = recordings[i].grid.to_sec(segments[own].double())
+            parts.append((torch.full((int(own.sum()),), i), label[own], seconds[:, 0], seconds[:, 1], scores[own]))
+    model.train(was_training)
+    video, label, start, end, score = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    by_video = video.argsort(kind="stable")
+    return Segments(
+        videos=tuple(recording.id for recording in recordings),
+        labels=tuple(classes),
+        video=video[by_video],
+        label=label[by_video],
+        start_sec=start[by_video],
+        end_sec=end[by_video],
+        score=score[by_video].astype("float64"),
+    )

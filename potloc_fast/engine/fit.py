@@ -1,0 +1,126 @@
+"""The training loop, the same for both models."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from potloc_fast.config.schema import LossConfig, TrainConfig
+from potloc_fast.data.dataset import TrainingSet, batches
+from potloc_fast.losses import sample_labels, total_loss
+
+
+class WarmedAverage(AveragedModel):
+    """An exponential moving average that starts as a plain one.
+
+    At step n the decay is min(decay, (1 + n) / (10 + n)). With the full decay from the start, an average over fewer than
+    about 1 / (1 - decay) steps would be mostly the initialisation.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Fold in the weights of `model`."""
+        step = int(self.n_averaged)
+        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        super().update_parameters(model)
+
+
+def fit(
+    model: nn.Module,
+    data: TrainingSet,
+    classes: int,
+    loss: LossConfig,
+    config: TrainConfig,
+    *,
+    seed: int,
+    folder: Path,
+    stage: str,
+) -> nn.Module:
+    """Train `model` in place.
+
+    Every step is appended to `metrics.jsonl` and to TensorBoard's files in `folder`.
+
+    Args:
+        model: a `BaseModel` or a `POTLoc`.
+        data: crops with their labels.
+        classes: number of classes C.
+        loss: how the losses are formed and weighed.
+        config: optimizer, schedule, length.
+        seed: of crops, order and dropout.
+        folder: where the log goes.
+        stage: the name that progress is shown under.
+
+    Returns:
+        The model to use: the average of the weights where `config.ema` is set, else `model`.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # takes over a second to import
+
+    torch.manual_seed(seed)
+    optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    optimizer = optimizer_type(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    steps = math.ceil(len(data) / config.batch_size)
+    total, warmup = steps * config.epochs, steps * config.warmup_epochs
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if config.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    average = None if config.ema is None else WarmedAverage(model, config.ema)
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    model.train()
+    with (
+        Progress(*columns) as progress,
+        (folder / "metrics.jsonl").open("w", encoding="utf-8") as log,
+        SummaryWriter(str(folder / "tensorboard")) as board,
+    ):
+        bar = progress.add_task(stage, total=total, loss=math.nan)
+        begin, step = time.perf_counter(), 0
+        for epoch in range(config.epochs):
+            for batch in batches(data, config.batch_size, epoch=epoch, seed=seed):
+                pyramid = model(batch.features, batch.mask)
+                losses = total_loss(pyramid, sample_labels(batch, pyramid.level_lengths, classes, loss.radius), loss)
+                optimizer.zero_grad(set_to_none=True)
+                losses["total"].backward()
+                limit = math.inf if config.clip is None else config.clip
+                norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+                optimizer.step()
+                if average is not None:
+                    average.update_parameters(model)
+                row = {name: value.item() for name, value in losses.items()} | {"grad_norm": norm.item()}
+                row["lr"] = scheduler.get_last_lr()[0]
+                scheduler.step()
+                if not math.isfinite(row["total"]):
+                    raise FloatingPointError(
+                        f"{stage}: the loss became {row['total']} at step {step} of epoch {epoch}; a lower learning rate "
+                        "or gradient clipping may help"
+                    )
+                head = {"stage": stage, "epoch": epoch, "step": step, "seconds": round(time.perf_counter() - begin, 3)}
+                log.write(json.dumps(head | row) + "\n")
+                for name, value in row.items():
+                    board.add_scalar(f"{stage}/{name}", value, step)
+                step += 1
+                progress.update(bar, completed=step, loss=row["total"])
+    return model if average is None else average.module

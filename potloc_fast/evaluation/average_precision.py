@@ -1,0 +1,320 @@
+"""Mean average precision of detections, under the ActivityNet and the THUMOS protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation.segments import Segments, read_ambiguous, read_detections, read_ground_truth, renumber
+
+Protocol = Literal["activitynet", "thumos"]
+
+
+class ClassResult(TypedDict):
+    """Average precision of one class, in percent, at each threshold, its mean, and the number of instances."""
+
+    ap: list[float]
+    mean: float
+    instances: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean average precision of a set of detections.
+
+    Attributes:
+        tiou: the thresholds on temporal intersection over union.
+        map: mAP at each threshold, in percent.
+        mean: mean of `map`.
+        per_class: the result of each class of the ground truth, in its order.
+        warnings: one sentence for each oddity of the detections that may lower the figures.
+    """
+
+    tiou: tuple[float, ...]
+    map: tuple[float, ...]
+    mean: float
+    per_class: dict[str, ClassResult]
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give `{"tiou": [...], "map": [...], "mean": x, "per_class": {...}}`, values in percent."""
+        return {"tiou": list(self.tiou), "map": list(self.map), "mean": self.mean, "per_class": self.per_class}
+
+    def table(self) -> Table:
+        """Give a table for the terminal: a row a class, a column a threshold, mAP below."""
+        table = Table(title="Average precision (%)", show_footer=True)
+        instances = sum(result["instances"] for result in self.per_class.values())
+        table.add_column("class", footer="mAP", overflow="fold")
+        table.add_column("instances", footer=str(instances), justify="right")
+        for threshold, value in zip(self.tiou, self.map, strict=True):
+            table.add_column(f"{threshold:g}", footer=f"{value:.2f}", justify="right")
+        table.add_column("mean", footer=f"{self.mean:.2f}", justify="right")
+        for label, result in self.per_class.items():
+            values = (f"{value:.2f}" for value in (*result["ap"], result["mean"]))
+            table.add_row(escape(label), str(result["instances"]), *values)
+        return table
+
+
+def evaluate(
+    detections: str | Path | Mapping[str, Any] | Segments,
+    ground_truth: str | Path | Mapping[str, Any] | Segments,
+    *,
+    tiou: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    protocol: Protocol = "activitynet",
+    subset: str | None = None,
+    ambiguous: str | Path | Segments | None = None,
+) -> Evaluation:
+    """Measure the mean average precision of detections.
+
+    Every class of the ground truth counts, with 0 where nothing was detected. Every detection counts as well; on a
+    video that the ground truth lacks it is a false positive. Only detections of unknown classes are ignored.
+
+    - "activitynet": in order of falling score, a detection takes the free instance of its class and video with the
+      highest tIoU >= t. AP is the area under the interpolated (monotone) precision-recall curve. Equal scores: file
+      order. Equal tIoU: as the official evaluator has it where NumPy sorts with AVX-512, on any processor.
+    - "thumos": as the updated kit of the THUMOS'14 challenge does it. One instance after another takes its free
+      detection with the highest tIoU > t, of equal ones that with the higher score. AP is the mean over instances of
+      the precision where each was found, not interpolated. Equal scores: videos by name, then file order.
+
+    Args:
+        detections: a JSON file, its content (see `Segments.from_results`), or segments.
+        ground_truth: a JSON file, its content (see `Segments.from_ground_truth`), or segments.
+        tiou: thresholds t in (0, 1].
+        protocol: "activitynet" or "thumos".
+        subset: the subset of the ground truth to use, whatever its case; all of it if None.
+        ambiguous: a file (see `read_ambiguous`) or segments, whose labels don't matter. Under "activitynet" all
+            detections that overlap such a region are dropped beforehand (HR-Pro does so after rounding to whole
+            seconds; here times are exact). Under "thumos" they are dropped only where they would be false positives.
+
+    Returns:
+        The mAP in percent.
+
+    Raises:
+        InputError: a file is malformed, the ground truth is empty, or it shares no class with the detections.
+
+    Example:
+        >>> truth = {"database": {"v": {"subset": "test", "annotations": [{"label": "a", "segment": [0, 10]}]}}}
+        >>> found = {"results": {"v": [{"label": "a", "score": 0.9, "segment": [0, 6]}]}}
+        >>> evaluate(found, truth, tiou=(0.5, 0.7)).map
+        (100.0, 0.0)
+    """
+    if protocol not in get_args(Protocol):
+        raise InputError(f"protocol: expected one of {', '.join(get_args(Protocol))}, got {protocol!r}")
+    thresholds = np.array(tiou, dtype=np.float64)
+    if thresholds.ndim != 1 or not thresholds.size or not np.all((thresholds > 0) & (thresholds <= 1)):
+        raise InputError(f"tiou: expected one or more thresholds in (0, 1], got {tiou}")
+    found, truth = _as_detections(detections), _as_ground_truth(ground_truth, subset)
+    if not len(truth):
+        raise InputError("ground truth: expected at least one annotated instance, found none")
+    regions = read_ambiguous(ambiguous) if isinstance(ambiguous, str | Path) else ambiguous
+
+    classes = {truth.labels[label]: label for label in np.unique(truth.label).tolist()}
+    videos = {video: i for i, video in enumerate(sorted({*truth.videos, *found.videos}))}
+    label = renumber(found.labels, classes)[found.label]
+    video = renumber(found.videos, videos)[found.video]
+    warnings = _oddities(found, truth, unknown=label < 0)
+    overlapping = np.zeros(len(found), dtype=np.bool_) if regions is None else _overlap(found, regions)
+
+    truth_video = renumber(truth.videos, videos)[truth.video]
+    found_key = _Keyed(label * len(videos) + video, found.start_sec, found.end_sec)
+    truth_key = _Keyed(truth.label * len(videos) + truth_video, truth.start_sec, truth.end_sec)
+    # The order of evaluation: by class, then by falling score. Both sorts are stable.
+    if protocol == "activitynet":
+        order = np.lexsort((-found.score, label))
+        order = order[(label[order] >= 0) & ~overlapping[order]]
+        hit = _activitynet_hits(found_key.take(order), truth_key, thresholds)
+        counted = np.ones_like(hit)
+    else:
+        order = np.lexsort((video, -found.score, label))
+        order = order[label[order] >= 0]
+        hit = _thumos_hits(found_key.take(order), truth_key, thresholds)
+        counted = hit | ~overlapping[order]
+
+    per_class: dict[str, ClassResult] = {}
+    for name, index in classes.items():
+        first, last = np.searchsorted(label[order], (index, index + 1))
+        size = int(np.count_nonzero(truth.label == index))
+        ap = [
+            100 * _average_precision(h[first:last][c[first:last]], size, interpolated=protocol == "activitynet")
+            for h, c in zip(hit, counted, strict=True)
+        ]
+        per_class[name] = {"ap": ap, "mean": float(np.mean(ap)), "instances": size}
+    mean_ap = np.mean([result["ap"] for result in per_class.values()], axis=0)
+    return Evaluation(
+        tiou=tuple(thresholds.tolist()),
+        map=tuple(mean_ap.tolist()),
+        mean=float(mean_ap.mean()),
+        per_class=per_class,
+        warnings=warnings,
+    )
+
+
+class _Keyed(NamedTuple):
+    """Segments in columns; those with equal key, one for each class and video, can match."""
+
+    key: NDArray[np.int64]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+
+    def take(self, order: NDArray[np.int64]) -> _Keyed:
+        return _Keyed(self.key[order], self.start[order], self.end[order])
+
+
+def _activitynet_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which detections, of falling score within a class, are true positives: bool[K, N]."""
+    grouped = instances.take(np.argsort(instances.key, kind="stable"))
+    # What exceeds the next smaller number is at least t.
+    return _match(ranked, grouped, np.nextafter(thresholds, 0.0), ties_by_network=True) >= 0
+
+
+def _thumos_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which detections, of falling score within a class, are true positives: bool[K, N]."""
+    order = np.argsort(ranked.key, kind="stable")
+    hit = np.zeros((len(thresholds), len(order)), dtype=np.bool_)
+    for row, taken in zip(hit, _match(instances, ranked.take(order), thresholds, ties_by_network=False), strict=True):
+        row[order[taken[taken >= 0]]] = True
+    return hit
+
+
+def _match(seekers: _Keyed, sought: _Keyed, above: NDArray[np.float64], ties_by_network: bool) -> NDArray[np.int64]:
+    """Let one seeker after another take the free one of its key in `sought` with the highest tIoU over a threshold.
+
+    Args:
+        seekers: the N segments that choose, in this order.
+        sought: the M segments that are chosen, sorted by key.
+        above: float64[K], the thresholds to exceed; each is a matching of its own.
+        ties_by_network: of equal tIoU take the last by `_sorts_after`, else the first.
+
+    Returns:
+        int64[K, N], the index in `sought` of what was taken, -1 for none.
+    """
+    first = np.searchsorted(sought.key, seekers.key, side="left")
+    last = np.searchsorted(sought.key, seekers.key, side="right")
+    taken: NDArray[np.int64] = _take_best(
+        seekers.start, seekers.end, sought.start, sought.end, first, last, above, ties_by_network
+    )
+    return taken
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_best(start, end, other_start, other_end, first, last, above, ties_by_network):  # type: ignore[no-untyped-def]
+    taken = np.full((len(above), len(start)), -1, dtype=np.int64)
+    free = np.ones((len(above), len(other_start)), dtype=np.bool_)
+    for i in range(len(start)):
+        tiou = np.zeros(last[i] - first[i])
+        for j in range(len(tiou)):
+            s, e = other_start[first[i] + j], other_end[first[i] + j]
+            intersection = min(end[i], e) - max(start[i], s)
+            if intersection > 0.0:
+                tiou[j] = intersection / ((e - s) + (end[i] - start[i]) - intersection)
+        for k in range(len(above)):
+            best, best_tiou = -1, above[k]
+            for j in range(len(tiou)):
+                if not free[k, first[i] + j] or tiou[j] < best_tiou:
+                    continue
+                if tiou[j] > best_tiou or (ties_by_network and best >= 0 and _sorts_after(tiou, j, best)):
+                    best, best_tiou = j, tiou[j]
+            if best >= 0:
+                taken[k, i] = first[i] + best
+                free[k, taken[k, i]] = False
+    return taken
+
+
+@numba.njit(cache=True, nogil=True)
+def _sorts_after(values, i, j):  # type: ignore[no-untyped-def]
+    """Tell whether element i comes after element j once a bitonic network has sorted `values`.
+
+    The official evaluator sorts tIoUs by an unstable `argsort`, so that which of two equally overlapping instances is
+    taken depends on NumPy's build and the processor. Its AVX-512 sort leaves up to 256 values as this network does,
+    which here decides on every processor.
+    """
+    key, origin = values.copy(), np.arange(len(values))
+    width = 2
+    while width < 2 * len(key):
+        # Merge sorted blocks of width / 2: compare each position with its mirror image, then at falling strides.
+        mask, stride = width - 1, width // 2
+        while mask > 0:
+            for a in range(len(key)):
+                b = a ^ mask
+                if a < b < len(key) and key[b] < key[a]:
+                    key[a], key[b] = key[b], key[a]
+                    origin[a], origin[b] = origin[b], origin[a]
+            stride //= 2
+            mask = stride
+        width *= 2
+    return np.flatnonzero(origin == i)[0] > np.flatnonzero(origin == j)[0]
+
+
+def _average_precision(hit: NDArray[np.bool_], instances: int, interpolated: bool) -> float:
+    """Give the mean, over all instances, of the precision at the rank where each was found (0 where it was not)."""
+    ranks = np.flatnonzero(hit) + 1
+    precision = np.arange(1, len(ranks) + 1) / ranks
+    if interpolated:
+        precision = np.maximum.accumulate(precision[::-1])
+    return float(precision.sum()) / instances
+
+
+def _overlap(segments: Segments, regions: Segments) -> NDArray[np.bool_]:
+    """Tell which segments share time with a region of their video, whatever its label."""
+    videos = {video: i for i, video in enumerate(segments.videos)}
+    order = np.argsort(segments.video, kind="stable")
+    bounds = np.searchsorted(segments.video[order], np.arange(len(videos) + 1))
+    overlapping = np.zeros(len(segments), dtype=np.bool_)
+    for video, start, end in zip(regions.video, regions.start_sec, regions.end_sec, strict=True):
+        index = videos.get(regions.videos[video])
+        if index is not None:
+            rows = order[bounds[index] : bounds[index + 1]]
+            overlapping[rows] |= np.minimum(segments.end_sec[rows], end) > np.maximum(segments.start_sec[rows], start)
+    return overlapping
+
+
+def _oddities(found: Segments, truth: Segments, unknown: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Say which videos and labels the ground truth lacks; `unknown` marks the detections of such labels."""
+    if len(found) and unknown.all():
+        raise InputError(
+            f"detections: expected labels of the ground truth ({_few(truth.labels)}), got {_few(found.labels)}"
+        )
+    warnings = []
+    if unknown.any():
+        names = _few([found.labels[label] for label in np.unique(found.label[unknown])])
+        warnings.append(
+            f"{unknown.sum()} of {len(found)} detections ignored: the ground truth lacks their labels, {names}"
+        )
+    absent = renumber(found.videos, dict.fromkeys(truth.videos, 0))[found.video] < 0
+    if absent.any():
+        names = _few([found.videos[video] for video in np.unique(found.video[absent])])
+        warnings.append(
+            f"{absent.sum()} of {len(found)} detections taken as false positives: "
+            f"the ground truth lacks their videos, {names}"
+        )
+    return tuple(warnings)
+
+
+def _few(names: Sequence[str]) -> str:
+    """Name at most five of `names`."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _as_detections(value: str | Path | Mapping[str, Any] | Segments) -> Segments:
+    if isinstance(value, str | Path):
+        return read_detections(value)
+    return value if isinstance(value, Segments) else Segments.from_results(value)
+
+
+def _as_ground_truth(value: str | Path | Mapping[str, Any] | Segments, subset: str | None) -> Segments:
+    if isinstance(value, str | Path):
+        return read_ground_truth(value, subset)
+    if isinstance(value, Segments):
+        if subset is not None:
+            raise ValueError("subset: segments have none; select it where they are read")
+        return value
+    return Segments.from_ground_truth(value, subset)

@@ -1,0 +1,199 @@
+"""Labelled segments in columns, and the JSON files that hold them."""
+
+from __future__ import annotations
+
+import reprlib
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potloc_fast.errors import InputError
+from potloc_fast.files import read_json, read_text, write_json
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Labelled segments of many videos: detections, proposals or ground truth, a column each.
+
+    Attributes:
+        videos: names of the videos, in file order; a video without segments may be among them.
+        labels: names of the classes, in the order in which they first appear.
+        video: int64[N], index into `videos`.
+        label: int64[N], index into `labels`.
+        start_sec: float64[N], in seconds (or whatever unit the file uses throughout).
+        end_sec: float64[N], never before `start_sec`.
+        score: float64[N], ones for ground truth.
+    """
+
+    videos: tuple[str, ...]
+    labels: tuple[str, ...]
+    video: NDArray[np.int64]
+    label: NDArray[np.int64]
+    start_sec: NDArray[np.float64]
+    end_sec: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shapes = {column.shape for column in (self.video, self.label, self.start_sec, self.end_sec, self.score)}
+        if shapes != {(len(self),)}:
+            raise ValueError(f"Segments: expected columns of one length, got shapes {sorted(shapes)}")
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    @classmethod
+    def from_results(cls, value: Any, source: str | Path = "detections") -> Segments:
+        """Take detections from the ActivityNet form.
+
+        Args:
+            value: `{"results": {video: [{"label", "score", "segment": [start, end]}]}}`; other keys are ignored.
+            source: the name that error messages give to `value`.
+
+        Returns:
+            The segments in the order of `value`.
+
+        Raises:
+            InputError: `value` has another form, a number is not finite, or a segment ends before it starts.
+
+        Example:
+            >>> entry = {"label": "Diving", "score": 0.5, "segment": [1.0, 2.5]}
+            >>> segments = Segments.from_results({"results": {"v1": [entry]}})
+            >>> segments.labels, segments.end_sec.tolist()
+            (('Diving',), [2.5])
+        """
+        return _parse(_section(value, "results", source), lambda video: f"{source}: results[{video!r}]", scored=True)
+
+    @classmethod
+    def from_ground_truth(cls, value: Any, subset: str | None = None, source: str | Path = "ground truth") -> Segments:
+        """Take ground truth from the ActivityNet form.
+
+        Args:
+            value: `{"database": {video: {"subset", "annotations": [{"label", "segment": [start, end]}]}}}`; times may
+                be numbers or their text.
+            subset: keep only the videos of this subset, whatever its case; None keeps all.
+            source: the name that error messages give to `value`.
+
+        Returns:
+            The annotated instances in the order of `value`, each with score 1.
+
+        Raises:
+            InputError: `value` has another form, no video is in `subset`, a number is not finite, or a segment
+                ends before it starts.
+        """
+        database = _section(value, "database", source)
+        for video, entry in database.items():
+            if not isinstance(entry, Mapping) or "annotations" not in entry:
+                raise InputError(
+                    f"{source}: database[{video!r}]: expected an object with annotations, got {reprlib.repr(entry)}"
+                )
+        if subset is not None:
+            subsets = {video: str(entry.get("subset")) for video, entry in database.items()}
+            database = {video: e for video, e in database.items() if subsets[video].lower() == subset.lower()}
+            if not database:
+                raise InputError(
+                    f"{source}: expected one of the subsets {', '.join(sorted(set(subsets.values()))) or '(none)'}, "
+                    f"got {subset!r}"
+                )
+        annotations = {video: entry["annotations"] for video, entry in database.items()}
+        return _parse(annotations, lambda video: f"{source}: database[{video!r}].annotations", scored=False)
+
+    def to_results(self) -> dict[str, Any]:
+        """Give the segments in the ActivityNet form, which `from_results` reads back without loss."""
+        results: dict[str, list[dict[str, Any]]] = {video: [] for video in self.videos}
+        columns = (self.video, self.label, self.score, self.start_sec, self.end_sec)
+        for video, label, score, start, end in zip(*(column.tolist() for column in columns), strict=True):
+            results[self.videos[video]].append({"label": self.labels[label], "score": score, "segment": [start, end]})
+        return {"version": "VERSION 1.3", "external_data": {}, "results": results}
+
+
+def read_detections(path: str | Path) -> Segments:
+    """Read detections or proposals from a JSON file, see `Segments.from_results`."""
+    return Segments.from_results(read_json(path), path)
+
+
+def write_detections(path: str | Path, segments: Segments) -> None:
+    """Write detections or proposals as JSON in the ActivityNet form."""
+    write_json(path, segments.to_results())
+
+
+def read_ground_truth(path: str | Path, subset: str | None = None) -> Segments:
+    """Read ground truth from a JSON file, see `Segments.from_ground_truth`."""
+    return Segments.from_ground_truth(read_json(path), subset, path)
+
+
+def read_ambiguous(path: str | Path) -> Segments:
+    """Read the ambiguous regions of a data set, in the layout of THUMOS'14's `Ambiguous_test.txt`.
+
+    Args:
+        path: a text file with a line `video start end` for each region, in seconds, separated by any white space.
+
+    Returns:
+        The regions, all with the label "Ambiguous".
+
+    Raises:
+        InputError: the file can't be read, or a line has another form.
+    """
+    regions: dict[str, list[dict[str, Any]]] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            video, start, end = line.split()
+            region = {"label": "Ambiguous", "segment": (float(start), float(end))}
+        except ValueError:
+            raise InputError(f"{path}: line {number}: expected 'video start end', got {line!r}") from None
+        regions.setdefault(video, []).append(region)
+    return _parse(regions, lambda video: f"{path}: regions of {video!r}", scored=False)
+
+
+def renumber(names: tuple[str, ...], index: Mapping[str, int]) -> NDArray[np.int64]:
+    """Give the number of each name in `index`, -1 where it is unknown."""
+    return np.array([index.get(name, -1) for name in names], dtype=np.int64)
+
+
+def _section(value: Any, key: str, source: str | Path) -> Mapping[str, Any]:
+    section = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(section, Mapping):
+        raise InputError(f"{source}: expected an object with {key!r}, one entry a video, got {reprlib.repr(value)}")
+    return section
+
+
+def _parse(groups: Mapping[str, Any], where: Callable[[str], str], scored: bool) -> Segments:
+    """Turn the entries of each video into columns; `where` names a video in error messages."""
+    expected = f"a label{', a score' if scored else ''} and a segment [start, end], start <= end, all finite"
+    labels: dict[str, int] = {}
+    video, label = array("q"), array("q")
+    start_sec, end_sec, score = array("d"), array("d"), array("d")
+    for index, (name, entries) in enumerate(groups.items()):
+        if not isinstance(entries, list):
+            raise InputError(f"{where(name)}: expected a list, got {reprlib.repr(entries)}")
+        for number, entry in enumerate(entries):
+            try:
+                text = entry["label"]
+                start, end = map(float, entry["segment"])
+                value = float(entry["score"]) if scored else 1.0
+                # Written so that NaN fails as well.
+                if not (-inf < start <= end < inf and -inf < value < inf and isinstance(text, str)):
+                    raise ValueError
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise InputError(f"{where(name)}[{number}]: expected {expected}, got {reprlib.repr(entry)}") from None
+            video.append(index)
+            label.append(labels.setdefault(text, len(labels)))
+            start_sec.append(start)
+            end_sec.append(end)
+            score.append(value)
+    return Segments(
+        videos=tuple(groups),
+        labels=tuple(labels),
+        video=np.array(video, dtype=np.int64),
+        label=np.array(label, dtype=np.int64),
+        start_sec=np.array(start_sec, dtype=np.float64),
+        end_sec=np.array(end_sec, dtype=np.float64),
+        score=np.array(score, dtype=np.float64),
+    )

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from potloc_fast.data.points import sample_points
+from potloc_fast.data.recording import Instance
+
+MANY = [Instance("a", 10.0, 18.0)] * 20_000
+
+
+def times(distribution: str, instances=MANY, seed: int = 0, recording_id: str = "v") -> np.ndarray:
+    points = sample_points(instances, distribution, seed=seed, recording_id=recording_id)
+    assert [point.label for point in points] == [instance.label for instance in instances]
+    return np.array([point.time_sec for point in points])
+
+
+def test_gaussian_has_the_centre_as_mean_and_an_eighth_of_the_length_as_deviation() -> None:
+    drawn = times("gaussian")
+    assert drawn.mean() == pytest.approx(14.0, abs=0.03)
+    assert drawn.std() == pytest.approx(1.0, abs=0.02)
+    # A normal distribution, not just one with these moments.
+    assert np.mean(np.abs(drawn - 14.0) < 1) == pytest.approx(0.6827, abs=0.015)
+
+
+def test_uniform_takes_every_part_alike() -> None:
+    counts = np.histogram(times("uniform"), bins=8, range=(10, 18))[0]
+    assert counts.sum() == len(MANY)
+    assert counts.min() > 2300
+    assert counts.max() < 2700
+
+
+def test_centre_and_start() -> None:
+    assert set(times("centre")) == {14.0}
+    assert set(times("start")) == {10.0}
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "centre", "start"])
+def test_points_lie_inside_their_instances(distribution: str) -> None:
+    # About one draw in 16,000 of the normal distribution falls outside; 200,000 draws show the clipping.
+    drawn = times(distribution, [Instance("a", 1.0, 1.5)] * 200_000)
+    assert drawn.min() >= 1.0
+    assert drawn.max() < 1.5
+
+
+def test_the_draw_depends_on_seed_and_recording_alone() -> None:
+    assert (times("gaussian") == times("gaussian")).all()
+    assert (times("gaussian") != times("gaussian", seed=1)).any()
+    assert (times("gaussian") != times("gaussian", recording_id="w")).any()
+    # Known values: the same on every machine, in every process (Python's own hash() would not be).
+    assert times("uniform", [Instance("a", 0.0, 1.0)], seed=3, recording_id="exp01_user01") == pytest.approx(
+        0.3571715418
+    )
+
+
+def test_an_unknown_distribution_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected gaussian, uniform, centre or start, got 'normal'"):
+        sample_points(MANY, "normal", seed=0, recording_id="v")  # type: ignore[arg-type]

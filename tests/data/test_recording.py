@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from potloc_fast.data.grid import Grid
+from potloc_fast.data.recording import (
+    Dataset,
+    Instance,
+    JoinedFeatures,
+    Point,
+    Recording,
+    load_features,
+    validate,
+)
+from potloc_fast.errors import InputError
+
+GRID = Grid(fps=25, window=16, stride=16)
+rng = np.random.default_rng(0)
+GOOD = Recording(
+    id="v1",
+    features=rng.standard_normal((10, 4)).astype(np.float32),
+    grid=GRID,
+    subset="train",
+    instances=(Instance("jump", 1.0, 2.5),),
+    points=(Point("jump", 1.7),),
+)
+
+
+def dataset(*recordings: Recording) -> Dataset:
+    return Dataset("sports", ("jump", "run"), recordings)
+
+
+def with_value(value: float) -> np.ndarray:
+    features = GOOD.features.copy()
+    features[3, 2] = value
+    return features
+
+
+def test_a_good_data_set_passes() -> None:
+    good = dataset(GOOD, replace(GOOD, id="v2", subset="test"))
+    assert validate(good) is good
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"features": np.zeros((0, 4), np.float32)},
+            "v2: expected at least one snippet, found an empty recording",
+        ),
+        ({"features": np.zeros((10, 3), np.float32)}, "v2: expected width 4 as in the other recordings, got 3"),
+        (
+            {"features": np.zeros(10, np.float32)},
+            "v2: expected float32 features of shape [snippets, channels], got float32 of shape [10]",
+        ),
+        (
+            {"features": np.zeros((10, 4))},
+            "v2: expected float32 features of shape [snippets, channels], got float64 of shape [10, 4]",
+        ),
+        ({"features": with_value(np.nan)}, "v2: expected finite features, got nan at snippet 3, channel 2"),
+        ({"features": with_value(-np.inf)}, "v2: expected finite features, got -inf at snippet 3, channel 2"),
+        (
+            {"features": JoinedFeatures(GOOD.features[:, :2], with_value(np.inf)[:, 2:])},
+            "v2: expected finite features, got inf at snippet 3, channel 2",
+        ),
+        (
+            {"points": (Point("jump", 7.05),)},
+            "v2: expected points inside the recording, which lasts 6.40 s, got one of jump at 7.05 s",
+        ),
+        (
+            {"points": (Point("jump", -0.01),)},
+            "v2: expected points inside the recording, which lasts 6.40 s, got one of jump at -0.01 s",
+        ),
+        (
+            {"points": (Point("jump", float("nan")),)},
+            "v2: expected points inside the recording, which lasts 6.40 s, got one of jump at nan s",
+        ),
+        ({"points": (Point("swim", 1.0),)}, "v2: expected a label among the 2 classes of sports, got 'swim'"),
+        (
+            {"instances": (Instance("swim", 1.0, 2.0),)},
+            "v2: expected a label among the 2 classes of sports, got 'swim'",
+        ),
+        (
+            {"instances": (Instance("run", 2.0, 2.0),)},
+            "v2: expected an instance to end after its start, got [2, 2) s of run",
+        ),
+        (
+            {"instances": (Instance("run", 2.0, float("inf")),)},
+            "v2: expected an instance to end after its start, got [2, inf) s of run",
+        ),
+        ({"id": "v1"}, "v1: expected each recording once, found it twice in sports"),
+    ],
+)
+def test_each_fault_is_named(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        validate(dataset(GOOD, replace(GOOD, **{"id": "v2", **change})))
+
+
+def test_no_recordings_is_a_fault() -> None:
+    with pytest.raises(InputError, match=r"^sports: expected at least one recording, found none$"):
+        validate(dataset())
+
+
+def test_a_point_in_the_frames_after_the_last_snippet_belongs_to_it() -> None:
+    late = replace(GOOD, points=(Point("jump", 7.03),))
+    validate(dataset(late))
+    assert GRID.snippet_of(7.03, 10) == 9
+    # 124 samples make 3 windows of 50 with stride 25; the last 24 samples are still part of the recording.
+    hapt = Grid(fps=50, window=50, stride=25)
+    validate(dataset(replace(GOOD, features=GOOD.features[:3], grid=hapt, points=(Point("jump", 123.9 / 50),))))
+
+
+def test_joined_features_read_like_an_array() -> None:
+    whole = np.concatenate([GOOD.features, 2 * GOOD.features], axis=1)
+    joined = JoinedFeatures(GOOD.features, 2 * GOOD.features)
+    assert (joined.shape, joined.ndim, joined.dtype, len(joined)) == ((10, 8), 2, np.float32, 10)
+    np.testing.assert_array_equal(joined[2:5], whole[2:5])
+    np.testing.assert_array_equal(joined[np.array([4, 0, 4])], whole[[4, 0, 4]])
+    np.testing.assert_array_equal(np.asarray(joined), whole)
+    assert np.asarray(joined, dtype=np.float64).dtype == np.float64
+
+
+def test_statistics_are_those_of_all_snippets_of_the_subset() -> None:
+    # A large offset in the first channel is what single-precision sums would get wrong.
+    parts = [rng.standard_normal((n, 3)).astype(np.float32) * [1, 2, 0] + [1e4, -3, 7] for n in (5, 900, 41)]
+    parts = [part.astype(np.float32) for part in parts]
+    recordings = [replace(GOOD, id=str(i), features=part) for i, part in enumerate(parts)]
+    mean, std = dataset(*recordings, replace(GOOD, id="other", subset="test")).feature_stats("train")
+    together = np.concatenate(parts).astype(np.float64)
+    np.testing.assert_allclose(mean, together.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(std[:2], together.std(axis=0)[:2], rtol=1e-9)
+    assert std[2] == 1.0
+    assert mean.dtype == std.dtype == np.float64
+
+
+def test_an_unknown_subset_is_named() -> None:
+    with pytest.raises(InputError, match=r"^sports: expected a subset among test, train, got 'val'$"):
+        dataset(GOOD, replace(GOOD, id="v2", subset="test")).subset("val")
+
+
+def test_ground_truth_is_what_activitynet_writes() -> None:
+    expected = {
+        "database": {
+            "v1": {"subset": "train", "duration": 6.4, "annotations": [{"segment": [1.0, 2.5], "label": "jump"}]}
+        }
+    }
+    assert json.loads(json.dumps(dataset(GOOD).ground_truth())) == expected
+
+
+def test_features_stay_on_disk(tmp_path) -> None:
+    np.save(tmp_path / "v.npy", GOOD.features)
+    loaded = load_features(tmp_path / "v.npy", expected_width=4)
+    assert isinstance(loaded, np.memmap)
+    assert not loaded.flags.writeable
+    np.testing.assert_array_equal(loaded, GOOD.features)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
+def test_other_precisions_become_float32(tmp_path, dtype: str) -> None:
+    np.save(tmp_path / "v.npy", GOOD.features.astype(dtype))
+    loaded = load_features(tmp_path / "v.npy")
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, GOOD.features.astype(dtype).astype(np.float32))
+
+
+def test_values_too_large_for_float32_are_reported_as_infinite(tmp_path) -> None:
+    np.save(tmp_path / "v.npy", np.array([[1.0, 1e300]]))
+    with pytest.raises(InputError, match="got inf at snippet 0, channel 1"):
+        validate(dataset(replace(GOOD, features=load_features(tmp_path / "v.npy"), points=())))
+
+
+def saved(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+class Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "expected a feature file, found none"),
+        (b"", "expected a .npy file, got one that starts with b''"),
+        (b"PK\x03\x04 an archive", "expected a .npy file, got one that starts with b'PK\\x03\\x04 a'"),
+        (saved(GOOD.features)[:-1], "expected an array of floats, got a truncated or damaged file"),
+        (saved(GOOD.features)[:40], "expected an array of floats, got a truncated or damaged file"),
+        (saved(GOOD.features)[:7], "expected an array of floats, got a truncated or damaged file"),
+        (saved(np.zeros((4, 4), np.int64)), "expected an array of floats, got int64"),
+        (saved(np.zeros(7, np.float32)), "expected an array of shape [snippets, channels], got shape [7]"),
+        (
+            saved(np.zeros((1, 7, 4), np.float32)),
+            "expected an array of shape [snippets, channels], got shape [1, 7, 4]",
+        ),
+        (saved(np.zeros((7, 5), np.float32)), "expected width 4 as in the other recordings, got 5"),
+    ],
+)
+def test_each_fault_of_a_feature_file_is_named(tmp_path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "v1.npy"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{re.escape(f'{path}: {message}')}$"):
+        load_features(path, expected_width=4)
+
+
+def test_a_folder_in_place_of_a_feature_file_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match="expected a readable feature file, got: Is a directory"):
+        load_features(tmp_path)
+
+
+@pytest.mark.parametrize("as_npy", [True, False])
+def test_pickled_objects_are_never_loaded(tmp_path, as_npy: bool) -> None:
+    trap = Trap(str(tmp_path / "sprung"))
+    path = tmp_path / "v.npy"
+    path.write_bytes(saved(np.array([trap], dtype=object)) if as_npy else pickle.dumps(trap))
+    with pytest.raises(InputError, match="got pickled Python objects" if as_npy else "expected a .npy file"):
+        load_features(path)
+    assert not (tmp_path / "sprung").exists()
