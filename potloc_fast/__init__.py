@@ -1,1 +1,38 @@
-"""Temporary."""
+"""Temporal action localization from point labels: POTLoc, its operators, and the tools around them.
+
+>>> import potloc_fast
+>>> run = potloc_fast.train("synthetic", "runs/synthetic")  # doctest: +SKIP
+>>> detections = potloc_fast.predict(run, ["recording.npy"])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from potloc_fast import ops
+    from potloc_fast.config import load_config
+    from potloc_fast.engine.predict import predict
+    from potloc_fast.engine.train import train
+    from potloc_fast.evaluation import evaluate
+
+__version__ = version("potloc_fast")
+__all__ = ["__version__", "evaluate", "load_config", "ops", "predict", "train"]
+
+# Imported when first used: whoever only wants an operator does not wait for Numba or pydantic.
+_HOMES = {
+    "evaluate": "potloc_fast.evaluation",
+    "load_config": "potloc_fast.config",
+    "predict": "potloc_fast.engine.predict",
+    "train": "potloc_fast.engine.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module("potloc_fast.ops")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -106,7 +106,7 @@ def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None) -
 
 
 def mil_loss(scores: Tensor, video: Tensor) -> Tensor:
-    """L_MIL (equation 1): binary cross-entropy of the video-level scores, summed over classes, averaged over recordings.
+    """L_MIL (equation 1): cross-entropy of the video-level scores, summed over classes, averaged over recordings.
 
     Args:
         scores: `Tensor[B, C]` in [0, 1].

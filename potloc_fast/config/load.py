@@ -119,6 +119,10 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {key}" + (f", did you mean {close[0]}?" if close else "")
     if first["type"] == "missing":
         return f"key {key} is missing"
+    if first["type"] == "union_tag_not_found":
+        return f"key {key}.layout is missing"
+    if first["type"] == "union_tag_invalid":
+        return f"key {key}.layout: expected {first['ctx']['expected_tags']}, got {first['ctx']['tag']!r}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     message = message if message.startswith("expected") else f"expected {message}"
     return f"key {key}: {message}, got {first['input']!r}"

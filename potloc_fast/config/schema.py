@@ -174,6 +174,10 @@ class DetectConfig(Section):
     """Thresholds on one minus the background score."""
     outer: NonNegativeFloat = 0.25
     """The contrast's outer region on either side, over the length of the segment."""
+    contrast: Literal["whole", "cut"] = "whole"
+    """What a class threshold's contrast is taken on: the whole curve, or, as the released code does, with everything
+    under the threshold set to zero. Cut, a fragment at a high threshold outranks the action that it is a part of: use
+    it with low thresholds alone."""
     video_weight: NonNegativeFloat = 0.2
     """Weight of the video-level score in a proposal's score."""
     upsample: PositiveInt = 8

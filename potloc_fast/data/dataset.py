@@ -178,6 +178,12 @@ def batches(training_set: TrainingSet, batch_size: int, epoch: int, seed: int, s
         yield collate([training_set[seed, epoch, int(index)] for index in order[first : first + batch_size]])
 
 
+def whole(recordings: Sequence[Recording]) -> Batch:
+    """Whole recordings as one batch without labels, to detect in."""
+    none = Labels(np.zeros(0), np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
+    return collate([Sample(recording.features[:], none) for recording in recordings])
+
+
 def _point_labels(recording: Recording, classes: Sequence[str]) -> Labels:
     times = np.array([point.time_sec for point in recording.points], dtype=np.float64)
     snippets = recording.grid.snippet_of(times, len(recording.features))

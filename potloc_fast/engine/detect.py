@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from potloc_fast.config.schema import DetectConfig
-from potloc_fast.data.dataset import pad
+from potloc_fast.data.dataset import whole
 from potloc_fast.data.recording import Recording
 from potloc_fast.evaluation import Segments
 from potloc_fast.losses import video_scores
@@ -42,7 +45,10 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
         p = logits.float().sigmoid()
         actionness = 1 - p[..., -1]  # [B, T_l]
         fused = (p[..., :-1] * actionness.unsqueeze(-1))[recording, :, label]  # [R, T_l]
-        cuts = [(config.class_thresholds, fused, None), (config.actionness_thresholds, actionness[recording], fused)]
+        cuts = [
+            (config.class_thresholds, fused, None if config.contrast == "cut" else fused),
+            (config.actionness_thresholds, actionness[recording], fused),
+        ]
         for thresholds, curves, contrast in cuts:
             if thresholds is not None:
                 segments, scores, row, _ = score_segments(
@@ -92,26 +98,19 @@ def detect(
     """
     was_training = model.training
     model.eval()
-    parts = []
+    parts: list[tuple[NDArray[Any], ...]] = []
     # Recordings of like length share a batch: little is padded.
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].features))
     for first in range(0, len(order), config.batch_size):
         members = order[first : first + config.batch_size]
-        features, mask = pad([torch.from_numpy(recordings[i].features[:].copy()) for i in members])
-        segments, scores, recording, label = propose(model(features, mask), config, topk_ratio)
+        batch = whole([recordings[i] for i in members])
+        segments, scores, recording, label = propose(model(batch.features, batch.mask), config, topk_ratio)
         for row, i in enumerate(members):
             own = recording == row
-            seconds = recordings[i].grid.to_sec(segments[own].double())
-            parts.append((torch.full((int(own.sum()),), i), label[own], seconds[:, 0], seconds[:, 1], scores[own]))
+            seconds = recordings[i].grid.to_sec(segments[own].double().numpy())
+            parts.append((np.full(len(seconds), i), label[own].numpy(), *seconds.T, scores[own].double().numpy()))
     model.train(was_training)
-    video, label, start, end, score = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    by_video = video.argsort(kind="stable")
-    return Segments(
-        videos=tuple(recording.id for recording in recordings),
-        labels=tuple(classes),
-        video=video[by_video],
-        label=label[by_video],
-        start_sec=start[by_video],
-        end_sec=end[by_video],
-        score=score[by_video].astype("float64"),
-    )
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    by_video = columns[0].argsort(kind="stable")
+    videos = tuple(recording.id for recording in recordings)
+    return Segments(videos, tuple(classes), *(column[by_video] for column in columns))

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,12 +17,14 @@ from potloc_fast.config.schema import LossConfig, TrainConfig
 from potloc_fast.data.dataset import TrainingSet, batches
 from potloc_fast.losses import sample_labels, total_loss
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 class WarmedAverage(AveragedModel):
     """An exponential moving average that starts as a plain one.
 
-    At step n the decay is min(decay, (1 + n) / (10 + n)). With the full decay from the start, an average over fewer than
-    about 1 / (1 - decay) steps would be mostly the initialisation.
+    At step n the decay is min(decay, (1 + n) / (10 + n)). With the full decay from the start, an average over fewer
+    than about 1 / (1 - decay) steps would be mostly the initialisation.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -31,12 +34,12 @@ class WarmedAverage(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Fold in the weights of `model`."""
         step = int(self.n_averaged)
-        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
         super().update_parameters(model)
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     data: TrainingSet,
     classes: int,
     loss: LossConfig,
@@ -45,7 +48,7 @@ def fit(
     seed: int,
     folder: Path,
     stage: str,
-) -> nn.Module:
+) -> Model:
     """Train `model` in place.
 
     Every step is appended to `metrics.jsonl` and to TensorBoard's files in `folder`.
@@ -103,19 +106,19 @@ def fit(
                 pyramid = model(batch.features, batch.mask)
                 losses = total_loss(pyramid, sample_labels(batch, pyramid.level_lengths, classes, loss.radius), loss)
                 optimizer.zero_grad(set_to_none=True)
-                losses["total"].backward()
+                losses["total"].backward()  # type: ignore[no-untyped-call]
                 limit = math.inf if config.clip is None else config.clip
                 norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
                 optimizer.step()
                 if average is not None:
                     average.update_parameters(model)
                 row = {name: value.item() for name, value in losses.items()} | {"grad_norm": norm.item()}
-                row["lr"] = scheduler.get_last_lr()[0]
+                row["lr"] = float(scheduler.get_last_lr()[0])
                 scheduler.step()
                 if not math.isfinite(row["total"]):
                     raise FloatingPointError(
-                        f"{stage}: the loss became {row['total']} at step {step} of epoch {epoch}; a lower learning rate "
-                        "or gradient clipping may help"
+                        f"{stage}: the loss became {row['total']} at step {step} of epoch {epoch}; a lower learning "
+                        "rate or gradient clipping may help"
                     )
                 head = {"stage": stage, "epoch": epoch, "step": step, "seconds": round(time.perf_counter() - begin, 3)}
                 log.write(json.dumps(head | row) + "\n")
@@ -123,4 +126,4 @@ def fit(
                     board.add_scalar(f"{stage}/{name}", value, step)
                 step += 1
                 progress.update(bar, completed=step, loss=row["total"])
-    return model if average is None else average.module
+    return model if average is None else cast(Model, average.module)

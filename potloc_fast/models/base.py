@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from potloc_fast.models.layers import Standardize, TemporalConv, masked
@@ -41,7 +42,7 @@ class BaseModel(nn.Module):
         Returns:
             A pyramid of one level.
         """
-        mask = features.new_ones(features.shape[:2], dtype=bool) if mask is None else mask
+        mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
         x = self.conv(masked(self.standardize(features), mask)).relu()
         logits = self.classifier(self.dropout(x))
         return Pyramid(logits, mask, (features.shape[1],))

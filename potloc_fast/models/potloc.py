@@ -87,6 +87,7 @@ class POTLoc(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        assert self.classifier.conv.bias is not None
         nn.init.constant_(self.classifier.conv.bias, -math.log((1 - prior) / prior))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Pyramid:
@@ -99,7 +100,7 @@ class POTLoc(nn.Module):
         Returns:
             A pyramid of `levels + 1` levels.
         """
-        mask = features.new_ones(features.shape[:2], dtype=bool) if mask is None else mask
+        mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
         x = self.embedding(self.dropout(self.standardize(features)), mask)
         for block in self.blocks[: self.stem]:
             x, mask = block(x, mask)

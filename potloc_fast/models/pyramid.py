@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -27,4 +28,5 @@ class Pyramid:
     def levels(self) -> list[tuple[Tensor, Tensor]]:
         """The logits and the mask of each level."""
         lengths = list(self.level_lengths)
-        return list(zip(self.logits.split(lengths, dim=1), self.mask.split(lengths, dim=1), strict=True))
+        logits, mask = (torch.split(tensor, lengths, dim=1) for tensor in (self.logits, self.mask))
+        return list(zip(logits, mask, strict=True))

@@ -13,7 +13,7 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH
 
 try:
     # torch comes first: the extension finds torch's libraries among those already loaded.
-    from potloc_fast import _C
+    import potloc_fast._C as _C
 except ModuleNotFoundError as error:
     raise ImportError(
         "potloc_fast._C is not built: install the package with `pip install .` and start Python outside its source "

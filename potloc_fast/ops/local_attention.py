@@ -67,7 +67,11 @@ def local_attention(
         check_device(_OP, "key_mask", key_mask, q)
         check_shape(_OP, "key_mask", key_mask, "B, T", (q.shape[0], q.shape[2]))
         key_mask = key_mask.contiguous()
-    q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    # Not contiguous(): it leaves an empty tensor its strides.
+    q, k, v = (
+        tensor if tensor.stride(-1) == 1 else tensor.clone(memory_format=torch.contiguous_format)
+        for tensor in (q, k, v)
+    )
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     out: Tensor = torch.ops.potloc_fast.local_attention(q, k, v, window, key_mask, scale)[0]
     return out

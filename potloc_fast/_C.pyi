@@ -1,0 +1,6 @@
+"""The extension: importing it registers its operators under `torch.ops.potloc_fast`."""
+
+compiler: str
+
+def cpu_capability() -> str:
+    """The instruction set that the CPU kernels use: baseline, avx2 or avx512."""

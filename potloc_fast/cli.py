@@ -1,0 +1,284 @@
+"""The command line, `potloc-fast`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from potloc_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from potloc_fast.engine.run import Run
+    from potloc_fast.evaluation import Segments
+
+app = typer.Typer(
+    help="Temporal action localization from point labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+SHARED_ARCHIVE = Path("../shared/data/hapt/hapt_uci.zip")
+SHOWN_DETECTIONS = 15
+
+
+class Protocol(str, Enum):
+    """Rules of evaluation."""
+
+    activitynet = "activitynet"
+    thumos = "thumos"
+
+
+class Variant(str, Enum):
+    """Variants of Algorithm 1."""
+
+    paper = "paper"
+    released = "released"
+
+
+@app.command(epilog="Example: potloc-fast train hapt data.root=hapt.zip train.epochs=20 --run-dir runs/hapt")
+def train(
+    config: Annotated[str, typer.Argument(help="A preset (hapt, thumos14, activitynet12, synthetic) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    run_dir: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/run"),
+    steps: Annotated[str, typer.Option(help="Steps to run, comma-separated.")] = "base,pseudo-labels,potloc,detect",
+) -> None:
+    """Train both stages from point labels, detect in the test recordings, and score."""
+    from potloc_fast.config import load_config
+
+    _run_pipeline(load_config(config, overrides or ()), run_dir, steps.split(","))
+
+
+@app.command(epilog="Example: potloc-fast predict runs/hapt recording.npy -o detections.json")
+def predict(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    files: Annotated[list[Path], typer.Argument(help="Features, one .npy of shape [snippets, channels] a recording.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="JSON to write; a picture of each recording goes beside it.")
+    ] = Path("detections.json"),
+) -> None:
+    """Detect actions in recordings: a table, a JSON file in the ActivityNet form, and a picture of each recording."""
+    from potloc_fast.engine.predict import predict, read_recordings, score_curves
+    from potloc_fast.engine.run import Run
+    from potloc_fast.evaluation import write_detections
+    from potloc_fast.plots import plot_recording
+
+    run = Run.open(run_dir)
+    recordings = read_recordings(run, files)
+    detections = predict(run, recordings)
+    write_detections(output, detections)
+    for index, recording in enumerate(recordings):
+        picture = output.with_name(f"{output.stem}_{recording.id}.png")
+        plot_recording(recording, run.classes, score_curves(run, recording), detections, picture)
+        console.print(_detection_table(detections, index))
+        console.print(f"picture: {picture}")
+    console.print(f"{len(detections)} detections: {output}")
+
+
+@app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")
+def evaluate(
+    detections: Annotated[Path, typer.Argument(help="Detections in the ActivityNet form.")],
+    ground_truth: Annotated[Path, typer.Argument(help="Ground truth in the ActivityNet form.")],
+    subset: Annotated[str | None, typer.Option(help="Only the videos of this subset.")] = None,
+    tiou: Annotated[str, typer.Option(help="Thresholds: FIRST:LAST:STEP, or comma-separated.")] = "0.1:0.7:0.1",
+    protocol: Annotated[Protocol, typer.Option(help="Rules of evaluation.")] = Protocol.activitynet,
+    ambiguous: Annotated[Path | None, typer.Option(help="Ambiguous segments: lines of VIDEO START END.")] = None,
+    json_output: Annotated[str | None, typer.Option("--json", help="JSON to write; - prints it alone.")] = None,
+) -> None:
+    """Score detections: mean average precision, for each threshold and class."""
+    from potloc_fast.evaluation import evaluate
+    from potloc_fast.files import write_json
+
+    result = evaluate(
+        detections,
+        ground_truth,
+        tiou=_thresholds(tiou),
+        protocol=protocol.value,
+        subset=subset,
+        ambiguous=ambiguous,
+    )
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if json_output == "-":
+        print(json.dumps(result.to_json()))
+        return
+    console.print(result.table())
+    if json_output is not None:
+        write_json(json_output, result.to_json())
+
+
+@app.command(
+    "pseudo-labels", epilog="Example: potloc-fast pseudo-labels proposals.json points.csv --fps fps.json -o labels.json"
+)
+def pseudo_labels(
+    proposals: Annotated[Path, typer.Argument(help="Proposals in the ActivityNet form, seconds.")],
+    points: Annotated[Path, typer.Argument(help="CSV with the columns class, video_id and point (native frames).")],
+    fps: Annotated[Path, typer.Option(help="JSON with the frame rate of each video.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    variant: Annotated[Variant, typer.Option(help="Variant of Algorithm 1.")] = Variant.paper,
+) -> None:
+    """Turn proposals and points into pseudo-labels (Algorithm 1)."""
+    from potloc_fast.evaluation import read_detections
+    from potloc_fast.files import write_json
+    from potloc_fast.pseudo_labels import generate, read_points
+
+    found = read_points(points, fps)
+    labels = generate(read_detections(proposals), found, variant.value)
+    write_json(output, labels.to_results())
+    console.print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
+
+
+@app.command(epilog="Example: potloc-fast demo --data hapt.zip --run-dir runs/hapt")
+def demo(
+    data: Annotated[str | None, typer.Option(help="The HAPT archive or its folder, or 'synthetic'.")] = None,
+    run_dir: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/demo"),
+) -> None:
+    """Run the main job on real recordings of daily activities (HAPT), from points to mAP.
+
+    Without --data the archive is taken from ../shared/data where it lies there, else it is downloaded.
+    """
+    from potloc_fast.config import load_config
+    from potloc_fast.data.download import fetch_hapt
+
+    if data == "synthetic":
+        config = load_config("synthetic")
+    else:
+        if data:
+            root = Path(data)
+        else:
+            root = SHARED_ARCHIVE if SHARED_ARCHIVE.is_file() else fetch_hapt(Path.home() / ".cache" / "potloc_fast")
+        config = load_config("hapt", [f"data.root={json.dumps(str(root))}"])
+    run = _run_pipeline(config, run_dir, ["base", "pseudo-labels", "potloc", "detect"])
+    _write_example(run)
+
+
+@app.command(epilog="Example: potloc-fast info --json")
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False) -> None:
+    """Say what was built, for what, and what is usable here."""
+    import torch
+
+    import potloc_fast
+    from potloc_fast.ops._library import _C
+
+    facts: dict[str, Any] = {
+        "version": potloc_fast.__version__,
+        "torch": torch.__version__,
+        # This version has no CUDA kernels, so there is nothing that a GPU could run.
+        "cuda": {"compiled": False, "archs": [], "usable": False},
+        "cpu": {"capability": _C.cpu_capability(), "threads": torch.get_num_threads(), "compiler": _C.compiler},
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    table = Table("what", "found", title="potloc_fast")
+    for key, value in facts.items():
+        for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            table.add_row(f"{key} {name}".strip(), str(entry))
+    console.print(table)
+
+
+def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str]) -> Run:
+    """Train, then print the tables and draw the pictures of the run."""
+    from potloc_fast.engine.train import evaluate_run, train
+    from potloc_fast.plots import plot_losses
+
+    run = train(config, run_dir, steps)  # type: ignore[arg-type]  # checked there
+    table = Table("model", *(f"{t:g}" for t in config.evaluate.tiou), "mean", title="mAP (%) at tIoU")
+    for stage, title in (("base", "base model"), ("potloc", "POTLoc")):
+        if (run.folder / stage / "metrics.jsonl").is_file():
+            plot_losses(run.folder / stage / "metrics.jsonl", run.folder / "plots" / f"{stage}_losses.png")
+        if (run.folder / stage / "evaluation.json").is_file():
+            result = evaluate_run(run, stage)  # type: ignore[arg-type]
+            table.add_row(title, *(f"{value:.1f}" for value in result.map), f"{result.mean:.1f}")
+            if stage == "potloc":
+                console.print(result.table())
+    if table.row_count:
+        console.print(table)
+    if "detect" in steps and (run.folder / "potloc" / "detections.json").is_file():
+        _plot_recordings(run)
+    console.print(f"everything is in {run.folder}")
+    return run
+
+
+def _plot_recordings(run: Run) -> None:
+    """Figure 2 for the first training recording (with its pseudo-labels) and the first one that was tested."""
+    from potloc_fast.engine.predict import predict, score_curves
+    from potloc_fast.engine.train import load_dataset
+    from potloc_fast.plots import plot_recording
+    from potloc_fast.pseudo_labels import read_pseudo_labels
+
+    dataset = load_dataset(run.config)
+    labels = read_pseudo_labels(run.folder / "pseudo_labels.json").segments
+    for subset in ("train", run.config.evaluate.subset):
+        recording = dataset.subset(subset)[0]
+        picture = run.folder / "plots" / f"{subset}_{recording.id}.png"
+        curves = score_curves(run, recording)
+        plot_recording(recording, run.classes, curves, predict(run, [recording]), picture, labels)
+
+
+def _write_example(run: Run) -> None:
+    """Keep the features of one recording that training never saw, to try `predict` on."""
+    import numpy as np
+
+    from potloc_fast.engine.train import load_dataset
+    from potloc_fast.files import atomic
+
+    recording = load_dataset(run.config).subset(run.config.evaluate.subset)[0]
+    path = run.folder / "example" / f"{recording.id}.npy"
+    with atomic(path) as temporary:
+        np.save(temporary, np.asarray(recording.features))
+    console.print(f"try: potloc-fast predict {run.folder} {path}")
+
+
+def _detection_table(detections: Segments, video: int) -> Table:
+    rows = (detections.video == video).nonzero()[0]
+    rows = rows[detections.score[rows].argsort(kind="stable")[::-1]]
+    title = f"{detections.videos[video]}: {min(len(rows), SHOWN_DETECTIONS)} best of {len(rows)} detections"
+    table = Table("class", "start (s)", "end (s)", "score", title=title)
+    for i in rows[:SHOWN_DETECTIONS]:
+        table.add_row(
+            detections.labels[detections.label[i]],
+            f"{detections.start_sec[i]:.2f}",
+            f"{detections.end_sec[i]:.2f}",
+            f"{detections.score[i]:.3f}",
+        )
+    return table
+
+
+def _thresholds(text: str) -> list[float]:
+    """Parse FIRST:LAST:STEP (LAST included) or a comma-separated list."""
+    try:
+        if ":" in text:
+            first, last, step = (float(part) for part in text.split(":"))
+            # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 that was meant.
+            values = [round(first + i * step, 10) for i in range(int((last - first) / step + 1e-9) + 1)]
+        else:
+            values = [float(part) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        values = []
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise InputError(f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5 within 0 to 1, got {text!r}")
+    return values
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is answered in one sentence, with exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"potloc-fast: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

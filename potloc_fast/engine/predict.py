@@ -1,0 +1,73 @@
+"""Detection in recordings that a run never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from potloc_fast.data import Dataset, Recording, load_features, validate
+from potloc_fast.data.dataset import whole
+from potloc_fast.engine.detect import detect
+from potloc_fast.engine.run import Run
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation import Segments
+
+
+def predict(
+    run: Run | str | Path, recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor]
+) -> Segments:
+    """Detect actions with the POTLoc model of a run.
+
+    Args:
+        run: a run, or its folder.
+        recordings: recordings; or paths of .npy files with features `[T, F]`, each named by its stem; or a mapping
+            from names to features.
+
+    Returns:
+        Detections in seconds. `.to_results()` gives them in the ActivityNet form.
+
+    Raises:
+        InputError: the run has no trained model, or features can't be used.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    model = run.load("potloc")
+    found = read_recordings(run, recordings)
+    return detect(model, found, run.classes, run.config.detect, run.config.loss.topk_ratio)
+
+
+def read_recordings(
+    run: Run, recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor]
+) -> tuple[Recording, ...]:
+    """Take what `predict` takes as checked recordings on the grid of a run."""
+    found = []
+    if isinstance(recordings, Mapping):
+        for name, values in recordings.items():
+            found.append(Recording(name, np.asarray(values, dtype=np.float32), run.grid, "test"))
+    else:
+        for item in recordings:
+            if isinstance(item, Recording):
+                found.append(item)
+            else:
+                found.append(Recording(Path(item).stem, load_features(item), run.grid, "test"))
+    for recording, item in zip(found, recordings, strict=True):
+        width = recording.features.shape[-1]
+        if width != run.features:
+            source = item if isinstance(item, (str, Path)) else recording.id
+            raise InputError(f"{source}: expected width {run.features}, which the model was trained on, got {width}")
+    validate(Dataset(str(run.folder), run.classes, tuple(found)))
+    return tuple(found)
+
+
+@torch.no_grad()
+def score_curves(run: Run, recording: Recording) -> NDArray[np.float32]:
+    """The fused class probabilities `[T, C]` that the POTLoc model gives the snippets of a recording at level 0."""
+    batch = whole([recording])
+    logits, _ = run.load("potloc")(batch.features, batch.mask).levels()[0]
+    p = logits[0].sigmoid()
+    curves: NDArray[np.float32] = (p[:, :-1] * (1 - p[:, -1:])).numpy()
+    return curves

@@ -1,0 +1,97 @@
+"""The folder of a run: what is in it, and how it is read back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from potloc_fast.config import Config, dump_config, load_config
+from potloc_fast.data import Dataset, Grid
+from potloc_fast.errors import InputError
+from potloc_fast.files import atomic, read_json, write_json, write_text
+from potloc_fast.models import BaseModel as PointBaseModel
+from potloc_fast.models import POTLoc
+
+Stage = Literal["base", "potloc"]
+Model: TypeAlias = PointBaseModel | POTLoc
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it was made with.
+
+    Attributes:
+        folder: config.yaml, dataset.json, ground_truth.json; `base/` and `potloc/` with weights, logs, detections and
+            their evaluation; pseudo_labels.json; plots/.
+        config: the resolved configuration.
+        classes: names of the classes, in the order of the models' outputs.
+        features: channels of a snippet.
+        grid: where snippets lie in time.
+    """
+
+    folder: Path
+    config: Config
+    classes: tuple[str, ...]
+    features: int
+    grid: Grid
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Config, dataset: Dataset) -> Run:
+        """Start a run: write what does not depend on training."""
+        first = dataset.recordings[0]
+        run = cls(Path(folder), config, dataset.classes, first.features.shape[1], first.grid)
+        write_text(run.folder / "config.yaml", dump_config(config))
+        facts = {"classes": run.classes, "features": run.features, "grid": asdict(run.grid)}
+        write_json(run.folder / "dataset.json", facts)
+        write_json(run.folder / "ground_truth.json", dataset.ground_truth())
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Read a run back.
+
+        Raises:
+            InputError: the folder holds no run.
+        """
+        folder = Path(folder)
+        if not (folder / "dataset.json").is_file():
+            raise InputError(f"{folder}: expected the folder of a run, with config.yaml and dataset.json, found none")
+        facts = read_json(folder / "dataset.json")
+        config = load_config(folder / "config.yaml")
+        return cls(folder, config, tuple(facts["classes"]), facts["features"], Grid(**facts["grid"]))
+
+    def build(self, stage: Stage) -> Model:
+        """An untrained model of a stage; its weights follow from the configured seed."""
+        torch.manual_seed(self.config.seed)
+        if stage == "base":
+            return PointBaseModel(self.features, len(self.classes), **self.config.base.model.model_dump())
+        return POTLoc(self.features, len(self.classes), **self.config.model.model_dump())
+
+    def save(self, stage: Stage, model: Model) -> None:
+        """Write the weights of a stage's model."""
+        with atomic(self.folder / stage / "model.safetensors") as path:
+            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+
+    def load(self, stage: Stage) -> Model:
+        """The trained model of a stage, ready for detection.
+
+        Raises:
+            InputError: it was not trained yet, or its file is damaged.
+        """
+        path = self.folder / stage / "model.safetensors"
+        if not path.is_file():
+            raise InputError(f"{path}: expected the weights of the {stage} model, found none: train that stage first")
+        model = self.build(stage)
+        try:
+            model.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{path}: expected weights that fit {self.folder / 'config.yaml'}, got: {reason}"
+            ) from None
+        return model.eval()

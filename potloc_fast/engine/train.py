@@ -1,0 +1,169 @@
+"""The main job: base model, proposals, pseudo-labels, POTLoc model, detections, mAP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from potloc_fast.config import Config, load_config
+from potloc_fast.config.schema import BaseStage, TrainConfig
+from potloc_fast.data import Dataset, Recording
+from potloc_fast.data.dataset import TrainingSet
+from potloc_fast.data.layouts import LAYOUTS
+from potloc_fast.engine.detect import detect
+from potloc_fast.engine.fit import fit
+from potloc_fast.engine.run import Run, Stage
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation import Evaluation, Segments, evaluate, read_detections, write_detections
+from potloc_fast.files import write_json
+from potloc_fast.pseudo_labels import Points, PseudoLabels, generate, read_pseudo_labels
+
+Step = Literal["base", "pseudo-labels", "potloc", "detect"]
+STEPS: tuple[Step, ...] = get_args(Step)
+
+
+def load_dataset(config: Config) -> Dataset:
+    """Read and check the data set of a configuration.
+
+    Raises:
+        InputError: something in it can't be used.
+    """
+    options = config.data.model_dump(exclude={"layout", "standardize"})
+    if "root" in options and options["root"] is None:
+        raise InputError("key data.root: expected the folder or archive of the data set, got none: give data.root=PATH")
+    if "points" in options:
+        options["seed"] = config.seed
+    return LAYOUTS[config.data.layout](**options)
+
+
+def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step] = STEPS) -> Run:
+    """Run the main job, or some steps of it, into a folder.
+
+    - "base" trains the base model on points and writes its proposals for the training recordings
+      (base/proposals.json);
+    - "pseudo-labels" turns proposals into pseudo_labels.json (Algorithm 1);
+    - "potloc" trains the POTLoc model on them;
+    - "detect" detects with both models in the subset `evaluate.subset` and writes what each scores
+      (base/evaluation.json, potloc/evaluation.json).
+
+    A step reads what earlier ones wrote, so that any can be run alone, also from files put there by hand.
+
+    Args:
+        config: a configuration, or what `load_config` takes.
+        run_dir: the folder to write to.
+        steps: which steps to run, always in the order above.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: the data, the configuration or a file of an earlier step can't be used. Data are checked before
+            anything is written.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config)
+    for step in steps:
+        if step not in STEPS:
+            raise InputError(f"{step}: expected steps among {', '.join(STEPS)}")
+    dataset = load_dataset(config)
+    recordings = dataset.subset("train")
+    if not any(recording.points for recording in recordings):
+        raise InputError(f"{dataset.name}: expected point labels for the training recordings, found none")
+    tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
+    run = Run.create(run_dir, config, dataset)
+    if "base" in steps:
+        _train_stage(run, "base", dataset, TrainingSet(recordings, dataset.classes, **_crops(config.base.train)))
+        write_detections(run.folder / "base" / "proposals.json", _detect(run, "base", recordings))
+    if "pseudo-labels" in steps:
+        proposals = read_detections(run.folder / "base" / "proposals.json")
+        labels = generate(proposals, collect_points(recordings, dataset.classes), config.pseudo_labels.variant)
+        write_json(run.folder / "pseudo_labels.json", labels.to_results())
+    if "potloc" in steps:
+        labels = read_pseudo_labels(run.folder / "pseudo_labels.json")
+        data = TrainingSet(
+            recordings, dataset.classes, **_crops(config.train), pseudo_labels=group_by_recording(labels)
+        )
+        _train_stage(run, "potloc", dataset, data)
+    if "detect" in steps:
+        for stage in ("base", "potloc"):
+            if (run.folder / stage / "model.safetensors").is_file():
+                detections = _detect(run, stage, tested)
+                write_detections(run.folder / stage / "detections.json", detections)
+                if any(recording.instances for recording in tested):
+                    result = evaluate_run(run, stage)
+                    write_json(run.folder / stage / "evaluation.json", result.to_json())
+    return run
+
+
+def evaluate_run(run: Run, stage: Stage) -> Evaluation:
+    """Score the detections of a stage as the run's configuration says."""
+    return evaluate(
+        run.folder / stage / "detections.json",
+        run.folder / "ground_truth.json",
+        tiou=run.config.evaluate.tiou,
+        protocol=run.config.evaluate.protocol,
+        subset=run.config.evaluate.subset,
+    )
+
+
+def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> Points:
+    """The point labels of recordings, in columns."""
+    rows = [
+        (video, classes.index(point.label), point.time_sec)
+        for video, recording in enumerate(recordings)
+        for point in recording.points
+    ]
+    video, label, time = zip(*rows, strict=True)
+    return Points(
+        videos=tuple(recording.id for recording in recordings),
+        labels=tuple(classes),
+        video=np.array(video),
+        label=np.array(label),
+        time_sec=np.array(time),
+    )
+
+
+def group_by_recording(labels: PseudoLabels) -> dict[str, list[tuple[str, float, float, float]]]:
+    """Pseudo-labels as `{recording: [(label, point_sec, start_sec, end_sec), ...]}`."""
+    segments = labels.segments
+    grouped: dict[str, list[tuple[str, float, float, float]]] = {video: [] for video in segments.videos}
+    columns = zip(segments.video, segments.label, labels.point_sec, segments.start_sec, segments.end_sec, strict=True)
+    for video, label, point, start, end in columns:
+        grouped[segments.videos[video]].append((segments.labels[label], float(point), float(start), float(end)))
+    return grouped
+
+
+def _crops(config: TrainConfig) -> dict[str, Any]:
+    return {"length": config.length, "sampling": config.sampling}
+
+
+def _stage_config(run: Run, stage: Stage) -> BaseStage | Config:
+    return run.config.base if stage == "base" else run.config
+
+
+def _train_stage(run: Run, stage: Stage, dataset: Dataset, data: TrainingSet) -> None:
+    model = run.build(stage)
+    if run.config.data.standardize:
+        mean, std = dataset.feature_stats("train")
+        model.standardize.fit(torch.from_numpy(mean), torch.from_numpy(std))
+    section = _stage_config(run, stage)
+    model = fit(
+        model,
+        data,
+        len(run.classes),
+        section.loss,
+        section.train,
+        seed=run.config.seed,
+        folder=run.folder / stage,
+        stage=stage,
+    )
+    run.save(stage, model)
+
+
+def _detect(run: Run, stage: Stage, recordings: Sequence[Recording]) -> Segments:
+    section = _stage_config(run, stage)
+    return detect(run.load(stage), recordings, run.classes, section.detect, section.loss.topk_ratio)

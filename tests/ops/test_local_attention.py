@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from potloc_fast import ops, reference
+from potloc_fast.ops._library import _C
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+WINDOWS = [1, 3, 19, 1001]
+CAPABILITIES = ["baseline", "avx2", "avx512"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def inputs(layout: str, dtype: torch.dtype, b: int, h: int, t: int, d: int) -> tuple[Tensor, ...]:
+    """q, k, v and the gradient of the output, all `[B, H, T, D]`."""
+    if layout == "packed":
+        packed = normal(b, t, 4, h, d, dtype=dtype)
+        return packed.permute(2, 0, 3, 1, 4).unbind()
+    if layout == "transposed":
+        return normal(4, b, h, d, t, dtype=dtype).transpose(-1, -2).unbind()
+    return normal(4, b, h, t, d, dtype=dtype).unbind()
+
+
+def key_mask(b: int, t: int) -> Tensor:
+    """Some keys left out, and all of the last recording's."""
+    mask = normal(b, t, seed=1) > -0.5
+    mask[-1] = False
+    return mask
+
+
+def evaluate(attention: Callable[..., Tensor], tensors: tuple[Tensor, ...], *args: object) -> list[Tensor]:
+    """The output and the gradients of q, k and v."""
+    *leaves, grad = (tensor.detach() for tensor in tensors)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    out = attention(*leaves, *args)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
+
+
+def largest(x: Tensor) -> Tensor:
+    return x.abs().max()
+
+
+def assert_as_good_as_plain(tensors: tuple[Tensor, ...], *args: object) -> None:
+    """Float types equal the reference in float64; half types are off by at most twice what plain PyTorch is.
+
+    Gradients in half types are held to that in the root mean square: those of q and k rest on the output as it was
+    rounded, which moves single elements further.
+    """
+    dtype = tensors[0].dtype
+    found = evaluate(ops.local_attention, tensors, *args)
+    want = evaluate(reference.local_attention, tuple(tensor.double() for tensor in tensors), *args)
+    plain = evaluate(reference.local_attention, tensors, *args)
+    for name, one, exact, usual in zip(["out", "q", "k", "v"], found, want, plain, strict=True):
+        assert one.dtype == dtype
+        assert one.shape == exact.shape
+        if one.numel() == 0:
+            continue
+        size = largest if name in ("out", "v") or dtype.itemsize > 2 else root_mean_square
+        if dtype.itemsize == 2:
+            allowed = 2 * size(usual.double() - exact) + torch.finfo(dtype).eps / 64
+        else:
+            allowed = torch.tensor(1e-12 if dtype == torch.float64 else 5e-6)
+        assert size(one.double() - exact) <= allowed, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "packed", "transposed"])
+@pytest.mark.parametrize("t", [0, 1, 7, 63, 65, 300])
+def test_equals_the_reference(dtype: torch.dtype, layout: str, t: int) -> None:
+    tensors = inputs(layout, dtype, 2, 2, t, 5)
+    for window in WINDOWS:
+        assert_as_good_as_plain(tensors, window)
+        assert_as_good_as_plain(tensors, window, key_mask(2, t))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_takes_a_scale(dtype: torch.dtype) -> None:
+    tensors = inputs("contiguous", dtype, 2, 2, 20, 4)
+    for scale in (0.0, 0.25, 1.5):
+        assert_as_good_as_plain(tensors, 5, None, scale)
+
+
+def test_equals_the_reference_on_a_long_sequence() -> None:
+    assert_as_good_as_plain(inputs("packed", torch.float32, 1, 1, 1025, 16), 19)
+
+
+@pytest.mark.parametrize("d", [1, 2, 17, 64, 256])
+def test_takes_any_head_width(d: int) -> None:
+    assert_as_good_as_plain(inputs("contiguous", torch.float64, 1, 2, 9, d), 5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    b=st.integers(0, 3),
+    h=st.integers(0, 3),
+    t=st.integers(0, 80),
+    d=st.integers(1, 9),
+    radius=st.integers(0, 90),
+    layout=st.sampled_from(["contiguous", "packed", "transposed"]),
+    masked=st.booleans(),
+)
+def test_equals_the_reference_anywhere(b: int, h: int, t: int, d: int, radius: int, layout: str, masked: bool) -> None:
+    mask = normal(b, t, seed=2) > 0 if masked else None
+    assert_as_good_as_plain(inputs(layout, torch.float64, b, h, t, d), 2 * radius + 1, mask)
+
+
+@pytest.mark.parametrize("window", [1, 3, 19])
+def test_gradcheck(window: int) -> None:
+    q, k, v, _ = (tensor.clone().requires_grad_() for tensor in inputs("contiguous", torch.float64, 2, 2, 6, 3))
+    for mask in (None, key_mask(2, 6)):
+        assert torch.autograd.gradcheck(lambda q, k, v, m=mask: ops.local_attention(q, k, v, window, m), (q, k, v))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_queries_without_a_key_get_zeros(dtype: torch.dtype) -> None:
+    tensors = inputs("contiguous", dtype, 2, 2, 12, 4)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[0] = False
+    mask[1, :6] = False  # with window 5, queries 0 to 3 see nothing
+    out, grad_q, grad_k, grad_v = evaluate(ops.local_attention, tensors, 5, mask)
+    for alone in (out, grad_q):
+        assert not alone[0].any()
+        assert not alone[1, :, :4].any()
+        assert alone[1, :, 5:].any(dim=-1).all()
+    for left_out in (grad_k, grad_v):
+        assert not left_out.transpose(1, 2)[~mask].any()
+    assert grad_v[1, :, 6:].any(dim=-1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_scores_stay_finite(dtype: torch.dtype) -> None:
+    q, k, v, grad = inputs("contiguous", dtype, 1, 1, 9, 4)
+    for result in evaluate(ops.local_attention, (100 * q, 100 * k, v, grad), 5):
+        assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_nan_stays_within_its_window(name: str) -> None:
+    q, k, v, grad = (tensor.clone() for tensor in inputs("contiguous", torch.float32, 1, 1, 40, 4))
+    {"q": q, "k": k, "v": v}[name][0, 0, 20, 1] = float("nan")
+    out, *grads = evaluate(ops.local_attention, (q, k, v, grad), 5)
+    position = torch.arange(40)
+    hit = (position == 20) if name == "q" else (position - 20).abs() <= 2
+    assert torch.equal(out[0, 0].isnan().any(dim=-1), hit)
+    # A gradient at i depends on queries up to 2 away, whose outputs depend on keys up to 2 away from them.
+    for gradient in grads:
+        assert gradient[0, 0][(position - 20).abs() > 4].isfinite().all()
+    assert grads[0][0, 0][hit].isnan().any()
+
+
+def test_nan_behind_the_mask_is_never_read() -> None:
+    q, k, v, grad = (tensor.clone() for tensor in inputs("contiguous", torch.float32, 1, 1, 12, 4))
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    mask[0, 5] = False
+    k[0, 0, 5], v[0, 0, 5] = float("nan"), float("nan")
+    for result in evaluate(ops.local_attention, (q, k, v, grad), 5, mask):
+        assert result.isfinite().all()
+
+
+def test_repeats_for_any_number_of_threads() -> None:
+    tensors, mask = inputs("packed", torch.float32, 2, 3, 200, 8), key_mask(2, 200)
+    results = []
+    for count in (1, 2, 2):
+        torch.set_num_threads(count)
+        results.append(evaluate(ops.local_attention, tensors, 19, mask))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_opcheck() -> None:
+    q, k, v, grad = inputs("packed", torch.float32, 2, 2, 9, 4)
+    operators = torch.ops.potloc_fast
+    for mask in (None, key_mask(2, 9)):
+        leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+        torch.library.opcheck(operators.local_attention.default, (*leaves, 5, mask, 0.5))
+        out, lse = operators.local_attention(q, k, v, 5, mask, 0.5)
+        torch.library.opcheck(operators._local_attention_backward.default, (grad, q, k, v, out, lse, 5, mask, 0.5))
+
+
+def test_compiles_without_a_graph_break() -> None:
+    tensors, mask = inputs("packed", torch.float32, 2, 2, 20, 4), key_mask(2, 20)
+    compiled = torch.compile(ops.local_attention, fullgraph=True, backend="aot_eager")
+    found, want = (evaluate(f, tensors, 5, mask) for f in (compiled, ops.local_attention))
+    assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+
+
+def test_double_backward_is_refused_in_words() -> None:
+    q, k, v, _ = (tensor.clone().requires_grad_() for tensor in inputs("contiguous", torch.float32, 1, 1, 5, 2))
+    (grad,) = torch.autograd.grad(ops.local_attention(q, k, v, 3).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives are not supported"):
+        grad.sum().backward()
+
+
+def test_autocast_takes_the_autocast_dtype() -> None:
+    q, k, v, _ = (tensor.clone().requires_grad_() for tensor in inputs("contiguous", torch.float32, 1, 2, 9, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ops.local_attention(q, k.detach().bfloat16(), v, 3)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, ops.local_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), 3))
+    out.float().sum().backward()
+    assert q.grad is not None
+    assert q.grad.dtype == torch.float32
+
+
+Q = torch.zeros(2, 3, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "change"),
+    [
+        (ValueError, r"q must have shape \[B, H, T, D\], got \[3, 8, 4\]", {"q": Q[0]}),
+        (ValueError, r"k must have shape \[2, 3, 8, 4\], got \[2, 3, 7, 4\]", {"k": Q[:, :, 1:]}),
+        (ValueError, r"v must have shape \[2, 3, 8, 4\], got \[2, 3, 8, 2\]", {"v": Q[..., :2]}),
+        (TypeError, "v must have the dtype of q, torch.float32, got torch.float64", {"v": Q.double()}),
+        (TypeError, "q must be float32, float64, bfloat16 or float16, got torch.int64", {"q": Q.long()}),
+        (ValueError, "k must be on cpu as the first argument is, got meta", {"k": Q.to("meta")}),
+        (ValueError, "window must be odd and positive, got 4", {"window": 4}),
+        (ValueError, "window must be odd and positive, got -1", {"window": -1}),
+        (ValueError, r"key_mask must have shape \[2, 8\], got \[2, 7\]", {"key_mask": torch.ones(2, 7).bool()}),
+        (TypeError, "key_mask must be a Tensor of torch.bool, got torch.float32", {"key_mask": torch.ones(2, 8)}),
+        (
+            ValueError,
+            "head width D must be from 1 to 256, got 257",
+            dict.fromkeys(("q", "k", "v"), torch.zeros(1, 1, 2, 257)),
+        ),
+        (
+            ValueError,
+            "head width D must be from 1 to 256, got 0",
+            dict.fromkeys(("q", "k", "v"), torch.zeros(1, 1, 2, 0)),
+        ),
+    ],
+)
+def test_refuses(error: type[Exception], message: str, change: dict[str, object]) -> None:
+    with pytest.raises(error, match=f"local_attention: .*{message}"):
+        ops.local_attention(**{"q": Q, "k": Q, "v": Q, "window": 3, **change})
+
+
+def answers() -> dict[str, list[Tensor]]:
+    """What the operators whose kernels use floating point freely say to fixed inputs."""
+    found = {}
+    for dtype in DTYPES:
+        found[f"local_attention {dtype}"] = evaluate(
+            ops.local_attention, inputs("packed", dtype, 2, 2, 67, 13), 19, key_mask(2, 67)
+        )
+        logits, targets = (4 * normal(67, 6, dtype=dtype)).requires_grad_(), (normal(67, 6, seed=1) > 0).to(dtype)
+        loss = ops.sigmoid_focal_loss(logits, targets)
+        found[f"sigmoid_focal_loss {dtype}"] = [loss.detach(), *torch.autograd.grad(loss.sum(), logits)]
+        act, bg = ops.fused_focal_loss(logits, targets[:, 1:], targets[:, 0] > 0, targets[:, 0] == 0)
+        found[f"fused_focal_loss {dtype}"] = [act.detach(), bg.detach(), *torch.autograd.grad(act + bg, logits)]
+    return found
+
+
+def run_python(code: str, capability: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "POTLOC_FAST_CPU_CAPABILITY": capability},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_all_instruction_sets_agree(capability: str, tmp_path: Path) -> None:
+    if CAPABILITIES.index(capability) >= CAPABILITIES.index(_C.cpu_capability()):
+        pytest.skip(f"the kernels in use are those for {_C.cpu_capability()}, nothing above")
+    code = f"""
+import runpy, torch
+from potloc_fast.ops._library import _C
+torch.save(runpy.run_path({__file__!r})["answers"](), "answers.pt")
+print(_C.cpu_capability())
+"""
+    done = run_python(code, capability, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == capability
+    found, want = torch.load(tmp_path / "answers.pt"), answers()
+    assert found.keys() == want.keys()
+    for name, tensors in want.items():
+        for one, other in zip(found[name], tensors, strict=True):
+            # Half types may round the last bit another way.
+            eps = torch.finfo(other.dtype).eps
+            tolerance = 2 * eps if other.dtype.itemsize == 2 else 100 * eps
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, msg=lambda text, n=name: n + text)
+
+
+def test_an_unknown_instruction_set_is_refused(tmp_path: Path) -> None:
+    done = run_python("from potloc_fast.ops._library import _C; _C.cpu_capability()", "sse9", tmp_path)
+    assert done.returncode != 0
+    assert "POTLOC_FAST_CPU_CAPABILITY must be baseline, avx2 or avx512" in done.stderr
+    assert "got sse9" in done.stderr

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from potloc_fast.errors import InputError
+from potloc_fast.files import atomic, read_json, read_text, write_json, write_text
+
+
+def test_atomic_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "scores.npz"
+    for text in ("old", "new"):
+        with atomic(path) as temporary:
+            assert temporary.suffix == ".npz"
+            assert temporary.parent == path.parent
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "old"
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def interrupted_write(path: Path) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_atomic_leaves_the_old_file_when_the_block_raises(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(tmp_path / "file.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_the_rights_that_the_user_asked_for(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_text(tmp_path / "file.txt", "text")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(old)
+    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_text_round_trip(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "Ünïcode\n")
+    assert (tmp_path / "file.txt").read_bytes() == "Ünïcode\n".encode()
+    assert read_text(tmp_path / "file.txt") == "Ünïcode\n"
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "file.json") == {"a": 1}
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"version": "1", "results": {"v": [{"label": "läuft", "segment": [0.25, 1e-7], "score": None}]}}
+    write_json(tmp_path / "file.json", value)
+    assert read_json(tmp_path / "file.json") == value
+    assert json.loads((tmp_path / "file.json").read_text()) == value
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_has_no_nan(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file.json", {"score": number})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1,\n "b" 2}', "expected JSON, but line 2, column 6: Expecting ':' delimiter"),
+        (b"", "expected JSON, but line 1, column 1: Expecting value"),
+        (b'{"a": "\xff"}', "expected UTF-8 text, found other bytes at offset 7"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_json(tmp_path / "file.json")
+    assert str(caught.value) == f"{tmp_path / 'file.json'}: expected a file, found none"
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_text(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: expected a readable file, got: Is a directory"

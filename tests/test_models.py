@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from potloc_fast.models import BaseModel, POTLoc, Pyramid
+
+FEATURES, CLASSES = 6, 3
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def base(**options: float) -> BaseModel:
+    torch.manual_seed(0)
+    return BaseModel(FEATURES, CLASSES, **{"hidden": 10, **options})
+
+
+def potloc(**options: float) -> POTLoc:
+    """Small, with residual branches that carry weight, so that what is wrong in one shows."""
+    torch.manual_seed(0)
+    return POTLoc(
+        FEATURES, CLASSES, **{"width": 8, "heads": 2, "levels": 2, "window": 5, "layer_scale": 1.0, **options}
+    )
+
+
+def expected_lengths(t: int, levels: int) -> tuple[int, ...]:
+    return tuple(-(-t // 2**level) for level in range(levels + 1))
+
+
+@pytest.mark.parametrize("t", [1, 2, 7, 33])
+@pytest.mark.parametrize("levels", range(6))
+@pytest.mark.parametrize("window", [1, 5, 99])
+def test_any_length_levels_and_window(t: int, levels: int, window: int) -> None:
+    pyramid = potloc(levels=levels, window=window).eval()(normal(2, t, FEATURES))
+    assert pyramid.level_lengths == expected_lengths(t, levels)
+    assert pyramid.logits.shape == (2, sum(pyramid.level_lengths), CLASSES + 1)
+    assert pyramid.mask.shape == pyramid.logits.shape[:2]
+    assert pyramid.mask.all()
+    assert pyramid.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("t", [1, 2, 7, 33])
+def test_the_base_model_has_one_level(t: int) -> None:
+    pyramid = base().eval()(normal(2, t, FEATURES))
+    assert pyramid.level_lengths == (t,)
+    assert pyramid.logits.shape == (2, t, CLASSES + 1)
+    assert pyramid.mask.all()
+
+
+def assert_padding_changes_nothing(model: nn.Module, lengths: list[int], padded: int) -> None:
+    features = [normal(t, FEATURES, seed=t) for t in lengths]
+    mask = torch.arange(padded)[None, :] < torch.tensor(lengths)[:, None]
+    # Whatever lies in the padding must not matter, so it is not zero here.
+    batch = 10 * normal(len(lengths), padded, FEATURES, seed=99)
+    for row, recording in enumerate(features):
+        batch[row, : len(recording)] = recording
+    model.standardize.fit(normal(FEATURES, seed=7), normal(FEATURES, seed=8).abs() + 0.5)
+    model.eval()
+    with torch.no_grad():
+        together: Pyramid = model(batch, mask)
+        for row, recording in enumerate(features):
+            alone: Pyramid = model(recording[None])
+            for (logits, valid), (want, _) in zip(together.levels(), alone.levels(), strict=True):
+                length = want.shape[1]
+                torch.testing.assert_close(logits[row, :length], want[0], rtol=0, atol=1e-5)
+                assert valid[row, :length].all()
+                assert not valid[row, length:].any()
+    assert together.logits.isfinite().all()
+
+
+def test_a_padded_recording_scores_as_alone_in_the_base_model() -> None:
+    assert_padding_changes_nothing(base(), [1, 2, 9, 20], 24)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3, 5])
+@pytest.mark.parametrize("window", [1, 5, 41])
+def test_a_padded_recording_scores_as_alone(levels: int, window: int) -> None:
+    assert_padding_changes_nothing(potloc(levels=levels, window=window), [1, 2, 7, 8, 9, 19, 20], 29)
+
+
+@settings(deadline=None, max_examples=15)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=3), extra=st.integers(0, 9), stem=st.integers(0, 2))
+def test_a_padded_recording_scores_as_alone_anywhere(lengths: list[int], extra: int, stem: int) -> None:
+    assert_padding_changes_nothing(potloc(levels=3, stem=stem), lengths, max(lengths) + extra)
+
+
+@pytest.mark.parametrize("make", [base, potloc])
+def test_a_recording_without_snippets_breeds_no_nan(make: type[nn.Module]) -> None:
+    mask = torch.tensor([[True] * 9, [False] * 9])
+    features = normal(2, 9, FEATURES).requires_grad_()
+    pyramid = make().eval()(features, mask)
+    assert pyramid.logits.isfinite().all()
+    pyramid.logits.sum().backward()
+    assert features.grad is not None
+    assert features.grad[0].isfinite().all()
+    assert not features.grad[1].any()
+
+
+def test_a_score_sees_as_far_as_it_should() -> None:
+    # Two embedding convolutions, one block (a convolution and half a window), two decoder convolutions, a classifier.
+    reach = 2 + (1 + 2) + 2 + 1
+    model = potloc(levels=0, stem=1).eval()
+    features = normal(1, 40, FEATURES).requires_grad_()
+    model(features).logits[0, 20].square().sum().backward()
+    assert features.grad is not None
+    seen = features.grad[0].any(dim=-1).nonzero().flatten()
+    assert (seen.min(), seen.max()) == (20 - reach, 20 + reach)
+
+
+@pytest.mark.parametrize("make", [base, potloc])
+def test_every_parameter_learns(make: type[nn.Module]) -> None:
+    model = make(dropout=0.0).train()
+    logits = model(normal(3, 20, FEATURES), torch.arange(20) < torch.tensor([[20], [13], [6]])).logits
+    (logits * normal(*logits.shape, seed=1)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # What is added to all keys alike leaves a softmax as it is.
+        if not name.endswith(("attention.norms.1.bias", "attention.projections.1.bias")):
+            assert parameter.grad.abs().max() > 1e-6, name
+
+
+@pytest.mark.parametrize("make", [base, potloc])
+def test_dropout_is_random_in_training_alone(make: type[nn.Module]) -> None:
+    features = normal(2, 20, FEATURES)
+    model = make(dropout=0.5).eval()
+    assert torch.equal(model(features).logits, model(features).logits)
+    model.train()
+    assert not torch.equal(model(features).logits, model(features).logits)
+
+
+def test_drop_path_drops_whole_branches_and_keeps_their_mean() -> None:
+    features = normal(1, 8, FEATURES).expand(64, -1, -1)
+    model = potloc(drop_path=0.5, levels=0, stem=1).train()
+    outputs = {tuple(row.flatten().tolist()) for row in model(features).logits.detach()}
+    assert len(outputs) == 4  # either branch of the one block is there or not, each recording on its own
+    branch = model.blocks[0].branches[0]
+    torch.testing.assert_close(branch(torch.ones(20000, 1, 8)).mean(), torch.tensor(1.0), rtol=0, atol=0.05)
+
+
+def test_the_levels_share_the_decoder() -> None:
+    sizes = [
+        sum(parameter.numel() for module in (model.decoder, model.classifier) for parameter in module.parameters())
+        for model in (potloc(levels=0), potloc(levels=4))
+    ]
+    assert sizes[0] == sizes[1]
+    assert len(potloc(levels=4, stem=2).blocks) == 6
+
+
+def test_the_untrained_classifier_gives_its_prior() -> None:
+    model = potloc(prior=0.02)
+    nn.init.zeros_(model.classifier.conv.weight)
+    torch.testing.assert_close(model(normal(1, 9, FEATURES)).logits.sigmoid(), torch.full((1, 17, 4), 0.02))
+
+
+@pytest.mark.parametrize("make", [base, potloc])
+def test_features_are_standardized_with_what_is_saved(make: type[nn.Module]) -> None:
+    features, mean, std = normal(2, 9, FEATURES), normal(FEATURES, seed=1), normal(FEATURES, seed=2).abs() + 0.5
+    fitted, plain = make().eval(), make().eval()
+    fitted.standardize.fit(mean, std)
+    restored = make().eval()
+    restored.load_state_dict(fitted.state_dict())
+    want = plain((features - mean) / std).logits
+    torch.testing.assert_close(fitted(features).logits, want)
+    assert torch.equal(restored(features).logits, fitted(features).logits)
+    assert not torch.allclose(plain(features).logits, want)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="width must be a multiple of heads, got 8 and 3"):
+        potloc(heads=3)
+
+
+def test_a_pyramid_splits_into_its_levels() -> None:
+    logits, mask = normal(2, 11, 4), normal(2, 11) > 0
+    parts = Pyramid(logits, mask, (6, 3, 2)).levels()
+    assert [part.shape[1] for part, _ in parts] == [6, 3, 2]
+    assert torch.equal(torch.cat([part for part, _ in parts], dim=1), logits)
+    assert torch.equal(torch.cat([part for _, part in parts], dim=1), mask)
