@@ -36,8 +36,8 @@ def sample_labels(batch: Batch, level_lengths: Sequence[int], classes: int, radi
     """Project labels onto each level and keep what lies near their points (equations 7 and 8).
 
     Snippet j of level l stands at t = j 2**l + 1/2 on the grid, the centre of snippet j 2**l of level 0. It is
-    a positive of a label (eps, s, e) where max(s, eps - r 2**l) <= t < min(e, eps + r 2**l); the snippet of level 0
-    that holds the point always is.
+    a positive of a label (eps, s, e) where s <= t < e and |t - eps'| <= r 2**l, with eps' the centre of the snippet that
+    holds the point; at level 0 that snippet always is one.
 
     Args:
         batch: labels on the snippet grid.
@@ -96,7 +96,7 @@ def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None) -
         p = logits[..., :-1].float().sigmoid() * mask.unsqueeze(-1)  # padding scores 0 and is never among the K
         valid = mask.sum(dim=1, keepdim=True)
         k = (valid / ratio).long().clamp(min=1)  # [B, 1]
-        ranked = p.topk(max(1, int(p.shape[1] / ratio)), dim=1).values  # [B, K_max, C]
+        ranked = p.topk(min(p.shape[1], int(p.shape[1] / ratio) + 1), dim=1).values  # at least the largest k
         taken = torch.arange(ranked.shape[1], device=p.device)[None, :, None] < k.unsqueeze(-1)
         pooled = (ranked * taken).sum(dim=1) / k
         if absent is not None:

@@ -106,7 +106,7 @@ class LossConfig(Section):
     """Weight of L_BG."""
     gamma: NonNegativeFloat = 2.0
     """Focusing parameter of the focal losses."""
-    topk_ratio: PositiveFloat = 8.0
+    topk_ratio: Annotated[float, Field(ge=1)] = 8.0
     """L_MIL pools the K = T // topk_ratio best snippets of a class: K should not exceed what a class covers."""
     pool_absent: bool = False
     """Pool classes that a recording lacks over all its snippets, as the released code does."""

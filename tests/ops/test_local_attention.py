@@ -20,15 +20,6 @@ WINDOWS = [1, 3, 19, 1001]
 CAPABILITIES = ["baseline", "avx2", "avx512"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
@@ -287,7 +278,7 @@ def run_python(code: str, capability: str, folder: Path) -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", CAPABILITIES[:-1])
 def test_all_instruction_sets_agree(capability: str, tmp_path: Path) -> None:
     if CAPABILITIES.index(capability) >= CAPABILITIES.index(_C.cpu_capability()):
         pytest.skip(f"the kernels in use are those for {_C.cpu_capability()}, nothing above")
