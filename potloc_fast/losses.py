@@ -35,8 +35,8 @@ class Targets:
 def sample_labels(batch: Batch, level_lengths: Sequence[int], classes: int, radius: float | None) -> Targets:
     """Project labels onto each level and keep what lies near their points (equations 7 and 8).
 
-    Snippet j of level l stands at t = j 2**l + 1/2 on the grid, the centre of snippet j 2**l of level 0. It is
-    a positive of a label (eps, s, e) where s <= t < e and |t - eps'| <= r 2**l, with eps' the centre of the snippet that
+    Snippet j of level l stands at t = j 2**l + 1/2 on the grid, the centre of snippet j 2**l of level 0. It is a
+    positive of a label (eps, s, e) where s <= t < e and |t - eps'| <= r 2**l, with eps' the centre of the snippet that
     holds the point; at level 0 that snippet always is one.
 
     Args:

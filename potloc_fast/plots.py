@@ -48,8 +48,8 @@ def plot_recording(
 ) -> None:
     """Draw a recording: for each class its score with ground truth, points, pseudo-labels and detections below it.
 
-    A detection is drawn where its score is at least half of the class's best; the classes shown are those that the
-    ground truth has, else those with the best detections, at most eight.
+    A detection is drawn where its score is at least half of the class's best and no better one of its class overlaps
+    it. The classes shown are those that the ground truth has, else those with the best detections, at most eight.
 
     Args:
         recording: what was detected in, with whatever labels it has.
@@ -68,14 +68,10 @@ def plot_recording(
         (
             "truth",
             "tab:green",
-            {n: [(i.start_sec, i.end_sec, 1.0) for i in recording.instances if i.label == n] for n in shown},
+            {name: [(i.start_sec, i.end_sec, 1.0) for i in recording.instances if i.label == name] for name in shown},
         ),
-        ("pseudo-labels", "tab:orange", {n: [row[:3] for row in own[0] if row[3] == n] for n in shown}),
-        (
-            "detections",
-            "tab:blue",
-            {n: [row[:3] for row in own[1] if row[3] == n and row[2] >= best[n] / 2] for n in shown},
-        ),
+        ("pseudo-labels", "tab:orange", {name: [row[:3] for row in own[0] if row[3] == name] for name in shown}),
+        ("detections", "tab:blue", {name: _clearest([row for row in own[1] if row[3] == name]) for name in shown}),
     ]
     lanes = [lane for lane in lanes if any(lane[2].values())]
     centres = recording.grid.to_sec(np.arange(len(curves), dtype=np.float64) + 0.5)
@@ -110,6 +106,15 @@ def _of(segments: Segments | None, video: str) -> list[tuple[float, float, float
         (segments.start_sec[i], segments.end_sec[i], segments.score[i], segments.labels[segments.label[i]])
         for i in rows
     ]
+
+
+def _clearest(rows: list[tuple[float, float, float, str]]) -> list[tuple[float, float, float]]:
+    """Of detections of a class those worth drawing: no better one overlaps, and the score is half of the best."""
+    drawn: list[tuple[float, float, float]] = []
+    for start, end, score, _ in sorted(rows, key=lambda row: -row[2]):
+        if (not drawn or score >= drawn[0][2] / 2) and all(end <= other[0] or other[1] <= start for other in drawn):
+            drawn.append((start, end, score))
+    return drawn
 
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
