@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from potloc_fast.errors import InputError
@@ -81,8 +82,8 @@ def predict(
         picture = output.with_name(f"{output.stem}_{recording.id}.png")
         plot_recording(recording, run.classes, score_curves(run, recording), detections, picture)
         console.print(_detection_table(detections, index))
-        console.print(f"picture: {picture}")
-    console.print(f"{len(detections)} detections: {output}")
+        print(f"picture: {picture}")
+    print(f"{len(detections)} detections: {output}")
 
 
 @app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")
@@ -135,7 +136,7 @@ def pseudo_labels(
     found = read_points(points, fps)
     labels = generate(read_detections(proposals), found, variant.value)
     write_json(output, labels.to_results())
-    console.print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
+    print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
 
 
 @app.command(epilog="Example: potloc-fast demo --data hapt.zip --run-dir runs/hapt")
@@ -206,7 +207,7 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str]) -> Run:
         console.print(table)
     if "detect" in steps and (run.folder / "potloc" / "detections.json").is_file():
         _plot_recordings(run)
-    console.print(f"everything is in {run.folder}")
+    print(f"everything is in {run.folder}")
     return run
 
 
@@ -237,17 +238,18 @@ def _write_example(run: Run) -> None:
     path = run.folder / "example" / f"{recording.id}.npy"
     with atomic(path) as temporary:
         np.save(temporary, np.asarray(recording.features))
-    console.print(f"try: potloc-fast predict {run.folder} {path}")
+    print(f"try: potloc-fast predict {run.folder} {path}")
 
 
 def _detection_table(detections: Segments, video: int) -> Table:
     rows = (detections.video == video).nonzero()[0]
     rows = rows[detections.score[rows].argsort(kind="stable")[::-1]]
-    title = f"{detections.videos[video]}: {min(len(rows), SHOWN_DETECTIONS)} best of {len(rows)} detections"
+    name = escape(detections.videos[video])
+    title = f"{name}: {min(len(rows), SHOWN_DETECTIONS)} best of {len(rows)} detections"
     table = Table("class", "start (s)", "end (s)", "score", title=title)
     for i in rows[:SHOWN_DETECTIONS]:
         table.add_row(
-            detections.labels[detections.label[i]],
+            escape(detections.labels[detections.label[i]]),
             f"{detections.start_sec[i]:.2f}",
             f"{detections.end_sec[i]:.2f}",
             f"{detections.score[i]:.3f}",

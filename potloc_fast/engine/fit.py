@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from potloc_fast.config.schema import LossConfig, TrainConfig
 from potloc_fast.data.dataset import TrainingSet, batches
+from potloc_fast.errors import InputError
 from potloc_fast.losses import sample_labels, total_loss
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -116,9 +117,9 @@ def fit(
                 row["lr"] = float(scheduler.get_last_lr()[0])
                 scheduler.step()
                 if not math.isfinite(row["total"]):
-                    raise FloatingPointError(
-                        f"{stage}: the loss became {row['total']} at step {step} of epoch {epoch}; a lower learning "
-                        "rate or gradient clipping may help"
+                    raise InputError(
+                        f"{stage}: the loss became {row['total']} at step {step} of epoch {epoch}; expected a finite one: lower the learning "
+                        "rate or clip the gradient"
                     )
                 head = {"stage": stage, "epoch": epoch, "step": step, "seconds": round(time.perf_counter() - begin, 3)}
                 log.write(json.dumps(head | row) + "\n")

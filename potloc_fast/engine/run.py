@@ -63,7 +63,13 @@ class Run:
             raise InputError(f"{folder}: expected the folder of a run, with config.yaml and dataset.json, found none")
         facts = read_json(folder / "dataset.json")
         config = load_config(folder / "config.yaml")
-        return cls(folder, config, tuple(facts["classes"]), facts["features"], Grid(**facts["grid"]))
+        try:
+            return cls(folder, config, tuple(facts["classes"]), int(facts["features"]), Grid(**facts["grid"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{folder / 'dataset.json'}: expected classes, features and grid as training wrote them, "
+                "got something else"
+            ) from None
 
     def build(self, stage: Stage) -> Model:
         """An untrained model of a stage; its weights follow from the configured seed."""

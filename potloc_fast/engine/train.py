@@ -61,8 +61,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         The run.
 
     Raises:
-        InputError: the data, the configuration or a file of an earlier step can't be used. Data are checked before
-            anything is written.
+        InputError: the data, the configuration or a file of an earlier step can't be used. Data, and that the files
+            are there, are checked before anything is written.
     """
     if not isinstance(config, Config):
         config = load_config(config)
@@ -74,6 +74,7 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     if not any(recording.points for recording in recordings):
         raise InputError(f"{dataset.name}: expected point labels for the training recordings, found none")
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
+    _check_earlier_steps(Path(run_dir), steps)
     run = Run.create(run_dir, config, dataset)
     if "base" in steps:
         _train_stage(run, "base", dataset, TrainingSet(recordings, dataset.classes, **_crops(config.base.train)))
@@ -135,6 +136,17 @@ def group_by_recording(labels: PseudoLabels) -> dict[str, list[tuple[str, float,
     for video, label, point, start, end in columns:
         grouped[segments.videos[video]].append((segments.labels[label], float(point), float(start), float(end)))
     return grouped
+
+
+def _check_earlier_steps(folder: Path, steps: Sequence[Step]) -> None:
+    """Refuse steps that need what neither an earlier run nor another of them writes."""
+    needs = {"pseudo-labels": ("base", "base/proposals.json"), "potloc": ("pseudo-labels", "pseudo_labels.json")}
+    for step, (earlier, name) in needs.items():
+        if step in steps and earlier not in steps and not (folder / name).is_file():
+            raise InputError(f"{folder / name}: expected what the step {earlier} writes, found none: run that step too")
+    stages = get_args(Stage)
+    if "detect" in steps and not any(s in steps or (folder / s / "model.safetensors").is_file() for s in stages):
+        raise InputError(f"{folder}: expected a trained model to detect with, found none: run the step base or potloc too")
 
 
 def _crops(config: TrainConfig) -> dict[str, Any]:

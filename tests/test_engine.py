@@ -1,0 +1,273 @@
+"""Training, detection and the folder of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import potloc_fast
+from potloc_fast.config import Config, load_config
+from potloc_fast.data import Recording
+from potloc_fast.engine.detect import detect
+from potloc_fast.engine.fit import WarmedAverage
+from potloc_fast.engine.predict import score_curves
+from potloc_fast.engine.run import Run, Stage
+from potloc_fast.engine.train import STEPS, load_dataset
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation import Segments, read_detections
+
+TINY = (
+    "data.recordings=6",
+    "data.length=80",
+    "data.width=6",
+    "data.classes=3",
+    "base.model.hidden=8",
+    "base.train.epochs=2",
+    "base.train.batch_size=2",
+    "model.width=8",
+    "model.levels=1",
+    "train.epochs=2",
+    "train.batch_size=2",
+    "train.ema=0.99",
+)
+STEPS_OF_A_STAGE = 4  # 4 training recordings, 2 in a batch, 2 epochs
+STAGES: tuple[Stage, ...] = ("base", "potloc")
+
+
+def tiny(*overrides: str) -> Config:
+    return load_config("synthetic", [*TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return potloc_fast.train(tiny(), tmp_path_factory.mktemp("engine") / "run")
+
+
+@pytest.fixture(scope="module")
+def tested(run: Run) -> tuple[Recording, ...]:
+    return load_dataset(run.config).subset("test")
+
+
+def weights(run: Run, stage: Stage) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / stage / "model.safetensors")
+
+
+def same_weights(first: Run, second: Run, stage: Stage) -> bool:
+    one, other = weights(first, stage), weights(second, stage)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def rows(segments: Segments, video: str) -> list[tuple[str, float, float, float]]:
+    entries = segments.to_results()["results"][video]
+    return [(entry["label"], *entry["segment"], entry["score"]) for entry in entries]
+
+
+def test_the_folder_is_complete(run: Run) -> None:
+    found = {
+        str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file() and "events" not in path.name
+    }
+    both = {"model.safetensors", "metrics.jsonl", "detections.json", "evaluation.json"}
+    assert found == {
+        "config.yaml",
+        "dataset.json",
+        "ground_truth.json",
+        "pseudo_labels.json",
+        "base/proposals.json",
+        *(f"{stage}/{name}" for stage in STAGES for name in both),
+    }
+    assert load_config(run.folder / "config.yaml") == run.config
+    assert Run.open(run.folder) == run
+    points = sum(len(recording.points) for recording in load_dataset(run.config).subset("train"))
+    labels = json.loads((run.folder / "pseudo_labels.json").read_text())["results"]
+    assert 0 < sum(map(len, labels.values())) <= points
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_step_is_logged(run: Run, stage: Stage) -> None:
+    log = [json.loads(line) for line in (run.folder / stage / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == list(range(STEPS_OF_A_STAGE))
+    assert [row["epoch"] for row in log] == [0, 0, 1, 1]
+    for row in log:
+        assert row["stage"] == stage
+        assert all(math.isfinite(row[name]) for name in ("total", "mil", "act", "bg", "grad_norm", "lr", "seconds"))
+    loss = (run.config.base if stage == "base" else run.config).loss
+    for row in log:
+        parts = loss.mil * row["mil"] + loss.act * row["act"] + loss.bg * row["bg"]
+        assert row["total"] == pytest.approx(parts, rel=1e-5)
+    [events] = (run.folder / stage / "tensorboard").iterdir()
+    assert f"{stage}/total".encode() in events.read_bytes()
+
+
+def test_training_moves_the_weights(run: Run) -> None:
+    for stage in STAGES:
+        before = run.build(stage).state_dict()
+        after = weights(run, stage)
+        moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
+        assert len(moved) > len(after) / 2
+
+
+def test_a_seed_decides_the_weights(run: Run, tmp_path: Path) -> None:
+    again = potloc_fast.train(tiny(), tmp_path / "again")
+    assert all(same_weights(run, again, stage) for stage in STAGES)
+    for name in ("base/proposals.json", "pseudo_labels.json", "potloc/detections.json", "potloc/evaluation.json"):
+        assert (again.folder / name).read_text() == (run.folder / name).read_text()
+    # The data stay, only the models are seeded anew.
+    other = potloc_fast.train(tiny("seed=1"), tmp_path / "other", ["base"])
+    assert not same_weights(run, other, "base")
+
+
+def test_steps_run_alone_from_files(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "base").mkdir(parents=True)
+    shutil.copyfile(run.folder / "base" / "proposals.json", folder / "base" / "proposals.json")
+    potloc_fast.train(tiny(), folder, ["pseudo-labels"])
+    assert (folder / "pseudo_labels.json").read_text() == (run.folder / "pseudo_labels.json").read_text()
+    assert not (folder / "potloc").exists()
+    alone = potloc_fast.train(tiny(), folder, ["potloc"])
+    assert same_weights(run, alone, "potloc")
+    assert not (folder / "potloc" / "detections.json").exists()
+    potloc_fast.train(tiny(), folder, ["detect"])
+    for name in ("detections.json", "evaluation.json"):
+        assert (folder / "potloc" / name).read_text() == (run.folder / "potloc" / name).read_text()
+    assert not (folder / "base" / "detections.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("pseudo-labels", "base/proposals.json: expected what the step base writes, found none"),
+        ("potloc", "pseudo_labels.json: expected what the step pseudo-labels writes, found none"),
+        ("detect", "run: expected a trained model to detect with, found none"),
+        ("bse", f"bse: expected steps among {', '.join(STEPS)}"),
+    ],
+)
+def test_a_step_without_the_earlier_ones_is_refused(tmp_path: Path, step: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        potloc_fast.train(tiny(), tmp_path / "run", [step])  # type: ignore[list-item]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_warmed_average_is_what_it_says(decay: float) -> None:
+    model = torch.nn.Linear(3, 2)
+    average = WarmedAverage(model, decay)
+    expected = None
+    for step in range(30):
+        with torch.no_grad():
+            model.weight.normal_()
+        average.update_parameters(model)
+        kept = min(decay, (1 + step) / (10 + step))
+        new = model.weight.detach().double()
+        expected = new if expected is None else kept * expected + (1 - kept) * new
+    torch.testing.assert_close(average.module.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_warmed_average_forgets_the_initialisation() -> None:
+    model = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(model.weight, 1000.0)
+    average = WarmedAverage(model, 0.999)
+    for value in (1000.0, *[1.0] * 20):
+        torch.nn.init.constant_(model.weight, value)
+        average.update_parameters(model)
+    assert float(average.module.weight.detach().abs().max()) < 1.1
+
+
+def test_predict_takes_paths_arrays_and_recordings(run: Run, tested: tuple[Recording, ...], tmp_path: Path) -> None:
+    expected = (run.folder / "potloc" / "detections.json").read_text()
+    paths = [tmp_path / f"{recording.id}.npy" for recording in tested]
+    for path, recording in zip(paths, tested, strict=True):
+        np.save(path, recording.features)
+    arrays = {recording.id: np.asarray(recording.features) for recording in tested}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    for given in (tested, paths, [str(path) for path in paths], arrays, tensors):
+        assert json.dumps(potloc_fast.predict(run, given).to_results()) + "\n" == expected
+    assert json.dumps(potloc_fast.predict(run.folder, tested).to_results()) + "\n" == expected
+    assert len(read_detections(run.folder / "potloc" / "detections.json"))
+
+
+def test_the_base_model_detects_as_it_did(run: Run, tested: tuple[Recording, ...]) -> None:
+    base = run.config.base
+    found = detect(run.load("base"), tested, run.classes, base.detect, base.loss.topk_ratio)
+    assert json.dumps(found.to_results()) + "\n" == (run.folder / "base" / "detections.json").read_text()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_batch_detects_what_each_recording_does_alone(run: Run, stage: Stage) -> None:
+    rng = np.random.default_rng(0)
+    recordings = [
+        Recording(name, rng.standard_normal((length, run.features)).astype(np.float32), run.grid, "test")
+        for name, length in (("long", 80), ("one", 1), ("short", 9), ("odd", 37))
+    ]
+    section = run.config.base if stage == "base" else run.config
+    model = run.load(stage)
+    together = detect(model, recordings, run.classes, section.detect, section.loss.topk_ratio)
+    assert together.videos == ("long", "one", "short", "odd")
+    assert {together.videos[video] for video in together.video} >= {"long", "short", "odd"}
+    for recording in recordings:
+        alone = detect(model, [recording], run.classes, section.detect, section.loss.topk_ratio)
+        batched, single = rows(together, recording.id), rows(alone, recording.id)
+        assert [row[0] for row in batched] == [row[0] for row in single]
+        np.testing.assert_allclose([row[1:] for row in batched], [row[1:] for row in single], atol=1e-3)
+
+
+def test_detections_are_inside_the_recording_and_sorted(run: Run, tested: tuple[Recording, ...]) -> None:
+    detections = potloc_fast.predict(run, tested)
+    assert detections.labels == run.classes
+    for recording in tested:
+        found = rows(detections, recording.id)
+        assert found
+        for label, start, end, score in found:
+            assert label in run.classes
+            assert 0 <= start < end <= recording.duration_sec
+            assert math.isfinite(score)
+        for label in run.classes:
+            scores = [row[3] for row in found if row[0] == label]
+            assert scores == sorted(scores, reverse=True)
+
+
+def test_score_curves_are_probabilities(run: Run, tested: tuple[Recording, ...]) -> None:
+    curves = score_curves(run, tested[0])
+    assert curves.shape == (len(tested[0].features), len(run.classes))
+    assert curves.dtype == np.float32
+    assert 0 <= curves.min() < curves.max() <= 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_evaluation_is_that_of_the_files(run: Run, stage: Stage) -> None:
+    result = potloc_fast.evaluate(
+        run.folder / stage / "detections.json", run.folder / "ground_truth.json", subset="test"
+    )
+    assert json.loads((run.folder / stage / "evaluation.json").read_text()) == result.to_json()
+    assert result.mean == pytest.approx(np.mean(result.map))
+
+
+def test_standardization_is_saved_with_the_model(tmp_path: Path) -> None:
+    run = potloc_fast.train(tiny("data.standardize=true"), tmp_path / "run", ["base"])
+    mean, std = load_dataset(run.config).feature_stats("train")
+    model = run.load("base")
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 5, len(mean)))).float()
+    expected = (x - torch.from_numpy(mean).float()) / torch.from_numpy(std).float()
+    torch.testing.assert_close(model.standardize(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"v": np.zeros((5, 4), np.float32)}, "v: expected width 6, which the model was trained on, got 4"),
+        ({"v": np.zeros((0, 6), np.float32)}, "v: expected at least one snippet, found an empty recording"),
+        ({"v": np.full((5, 6), np.inf)}, "v: expected finite features, got inf at snippet 0, channel 0"),
+        ({"v": np.zeros((1, 5, 6), np.float32)}, r"v: expected float32 features of shape \[snippets, channels\]"),
+        ({}, "run: expected at least one recording, found none"),
+        (["a/v.npy"], "a/v.npy: expected a feature file, found none"),
+    ],
+)
+def test_features_that_cannot_be_used_are_named(run: Run, given: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        potloc_fast.predict(run, given)  # type: ignore[arg-type]

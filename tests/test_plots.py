@@ -1,0 +1,120 @@
+"""Pictures of a run."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from potloc_fast.data import Grid, Instance, Point, Recording
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation import Segments
+from potloc_fast.plots import plot_losses, plot_recording
+
+GRID = Grid(fps=25, window=16, stride=16)
+CLASSES = ("dive", "high_jump", "rest")
+T = 60
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    head = path.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", head[16:24])
+    return width, height
+
+
+def inked(path: Path) -> float:
+    """The part of the picture that is not white."""
+    return float((imread(path)[..., :3] < 1).any(axis=-1).mean())
+
+
+def log(path: Path, steps: int) -> Path:
+    row = {"stage": "base", "epoch": 0, "total": 2.5, "mil": 1.0, "act": 1.0, "bg": 1.0}
+    path.write_text("".join(json.dumps(row | {"step": step}) + "\n" for step in range(steps)))
+    return path
+
+
+def curves() -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((T, len(CLASSES)), dtype=np.float32)
+
+
+def segments(*rows: tuple[int, float, float, float], video: str = "v") -> Segments:
+    label, start, end, score = (np.array(column) for column in zip(*rows, strict=True)) if rows else [np.zeros(0)] * 4
+    return Segments((video,), CLASSES, np.zeros(len(rows), np.int64), label.astype(np.int64), start, end, score)
+
+
+DETECTIONS = segments((0, 2.0, 6.0, 0.9), (0, 20.0, 24.0, 0.2), (1, 8.0, 15.0, 0.5))
+UNLABELLED = Recording("v", np.zeros((T, 4), np.float32), GRID, "test")
+LABELLED = Recording(
+    "v",
+    np.zeros((T, 4), np.float32),
+    GRID,
+    "train",
+    (Instance("dive", 1.0, 6.5), Instance("high_jump", 9.0, 14.0)),
+    (Point("dive", 4.0), Point("high_jump", 11.0)),
+)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 49, 500])
+def test_losses_of_any_number_of_steps(tmp_path: Path, steps: int) -> None:
+    output = tmp_path / "plots" / "losses.png"
+    plot_losses(log(tmp_path / "metrics.jsonl", steps), output)
+    assert png_size(output) == (960, 480)
+    assert inked(output) > 0.005
+    assert [path.name for path in output.parent.iterdir()] == ["losses.png"]
+
+
+def test_losses_without_a_log(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"metrics\.jsonl: expected a file, found none"):
+        plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recording_with_all_that_is_known(tmp_path: Path) -> None:
+    bare, full = tmp_path / "bare.png", tmp_path / "full.png"
+    plot_recording(UNLABELLED, CLASSES, curves(), segments(), bare)
+    plot_recording(LABELLED, CLASSES, curves(), DETECTIONS, full, segments((0, 1.5, 6.0, 1.0), (1, 9.0, 14.0, 1.0)))
+    width, height = png_size(full)
+    assert width == 1680
+    assert 300 < height < 600
+    colours = {tuple(colour) for colour in (imread(full)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
+    green, orange, blue = (44, 160, 44), (255, 127, 14), (31, 119, 180)  # truth, pseudo-labels, detections
+    assert {green, orange, blue} <= colours
+    without = {tuple(colour) for colour in (imread(bare)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
+    assert not {green, orange, blue} & without
+
+
+def test_a_recording_without_truth(tmp_path: Path) -> None:
+    output = tmp_path / "v.png"
+    plot_recording(UNLABELLED, CLASSES, curves(), DETECTIONS, output)
+    # A row for each of the two classes that were detected.
+    assert png_size(output) == (1680, round(120 * (1.1 * 2 + 1)))
+
+
+def test_other_recordings_are_left_out(tmp_path: Path) -> None:
+    own, other = tmp_path / "own.png", tmp_path / "other.png"
+    plot_recording(UNLABELLED, CLASSES, curves(), segments(), own)
+    plot_recording(UNLABELLED, CLASSES, curves(), segments((1, 2.0, 6.0, 0.9), video="w"), other)
+    np.testing.assert_array_equal(imread(own), imread(other))
+
+
+def test_no_more_classes_than_a_page_can_show(tmp_path: Path) -> None:
+    names = tuple(f"class_{index}" for index in range(20))
+    scores = np.random.default_rng(0).random((T, 20), dtype=np.float32)
+    column = np.arange(20)
+    found = Segments(("v",), names, column * 0, column, column * 1.0, column + 2.0, 0.1 + column / 20)
+    output = tmp_path / "v.png"
+    plot_recording(UNLABELLED, names, scores, found, output)
+    assert png_size(output) == (1680, round(120 * (1.1 * 8 + 1)))
+
+
+def test_scores_of_zero_and_one_snippet(tmp_path: Path) -> None:
+    recording = Recording("v", np.zeros((1, 4), np.float32), GRID, "test")
+    output = tmp_path / "v.png"
+    plot_recording(recording, CLASSES, np.zeros((1, 3), np.float32), segments((2, 0.0, 0.5, 0.0)), output)
+    assert png_size(output)[0] == 1680
