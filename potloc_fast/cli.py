@@ -276,7 +276,7 @@ def _thresholds(text: str) -> list[float]:
 def main() -> None:
     """Run the command line; what the user can mend is answered in one sentence, with exit status 2."""
     try:
-        app()
+        app(prog_name="potloc-fast")
     except InputError as error:
         print(f"potloc-fast: {error}", file=sys.stderr)
         sys.exit(2)

@@ -71,7 +71,9 @@ def rows(segments: Segments, video: str) -> list[tuple[str, float, float, float]
 
 def test_the_folder_is_complete(run: Run) -> None:
     found = {
-        str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file() and "events" not in path.name
+        str(path.relative_to(run.folder))
+        for path in run.folder.rglob("*")
+        if path.is_file() and "events" not in path.name
     }
     both = {"model.safetensors", "metrics.jsonl", "detections.json", "evaluation.json"}
     assert found == {

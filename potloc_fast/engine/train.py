@@ -146,7 +146,9 @@ def _check_earlier_steps(folder: Path, steps: Sequence[Step]) -> None:
             raise InputError(f"{folder / name}: expected what the step {earlier} writes, found none: run that step too")
     stages = get_args(Stage)
     if "detect" in steps and not any(s in steps or (folder / s / "model.safetensors").is_file() for s in stages):
-        raise InputError(f"{folder}: expected a trained model to detect with, found none: run the step base or potloc too")
+        raise InputError(
+            f"{folder}: expected a trained model to detect with, found none: run the step base or potloc too"
+        )
 
 
 def _crops(config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,537 @@
+"""The command line: what it writes, what it prints, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+import torch
+
+import potloc_fast
+from potloc_fast import cli
+from potloc_fast.engine.run import Run
+from potloc_fast.evaluation import evaluate, read_detections
+
+TINY_MODELS = (
+    "base.model.hidden=8",
+    "base.train.epochs=1",
+    "model.width=8",
+    "model.heads=2",
+    "model.levels=1",
+    "train.epochs=1",
+)
+TINY = (*TINY_MODELS, "data.recordings=6", "data.length=80", "data.width=6", "data.classes=3")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+Call: TypeAlias = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command: exit status, standard output and standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["potloc-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def assert_refused(answer: tuple[int, str, str], message: str) -> None:
+    """One sentence on standard error, exit status 2, and nothing else."""
+    status, out, err = answer
+    assert (status, out) == (2, "")
+    assert err.startswith("potloc-fast: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on synthetic recordings, trained from the command line."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["potloc-fast", "train", "synthetic", *TINY, "--run-dir", str(folder)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return Run.open(folder)
+
+
+@pytest.fixture
+def recording(trained: Run, tmp_path: Path) -> Path:
+    path = tmp_path / "walk.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((70, trained.features)).astype(np.float32))
+    return path
+
+
+VIDEOS = {"train": ("v1", "v2"), "test": ("v3", "v4")}
+SNIPPETS = 60  # 38.4 s
+
+
+@pytest.fixture
+def lacp(tmp_path: Path) -> Path:
+    """Four videos in the layout of LACP, 3 + 2 channels wide, with the classes dive and jump."""
+    root = tmp_path / "lacp"
+    rng = np.random.default_rng(0)
+    database = {}
+    for subset, videos in VIDEOS.items():
+        for video in videos:
+            annotations = [
+                {"segment": ["4.0", "9.5"], "label": "dive"},
+                {"segment": ["20.0", "26.0"], "label": "jump"},
+            ]
+            database[video] = {"subset": subset, "annotations": annotations}
+            for stream, width in (("rgb", 3), ("flow", 2)):
+                (root / "features" / subset / stream).mkdir(parents=True, exist_ok=True)
+                features = rng.standard_normal((SNIPPETS, width)).astype(np.float32)
+                np.save(root / "features" / subset / stream / f"{video}.npy", features)
+        (root / f"split_{subset}.txt").write_text("\n".join(videos) + "\n")
+    (root / "gt.json").write_text(json.dumps({"database": database}))
+    (root / "fps_dict.json").write_text(json.dumps(dict.fromkeys(database, 30.0)))
+    points = [
+        f"{label},{video},{frame}" for video in VIDEOS["train"] for label, frame in (("dive", 200), ("jump", 690))
+    ]
+    (root / "point_labels.csv").write_text("\n".join(["class,video_id,point", *points]) + "\n")
+    return root
+
+
+# What is printed and written
+
+
+def test_the_installed_command() -> None:
+    command = Path(sysconfig.get_path("scripts")) / "potloc-fast"
+    done = subprocess.run(
+        [command, "evaluate", "nowhere.json", "gt.json"], capture_output=True, text=True, check=False, timeout=60
+    )
+    message = "potloc-fast: nowhere.json: expected a file, found none\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "pseudo-labels", "demo", "info"])
+def test_help_has_an_example(call: Call, command: str) -> None:
+    status, out, _ = call(command, "--help")
+    assert status == 0
+    assert f"Example: potloc-fast {command}" in out
+
+
+def test_info_as_json(call: Call) -> None:
+    status, out, err = call("info", "--json")
+    assert (status, err) == (0, "")
+    facts = json.loads(out)
+    assert facts.keys() == {"version", "torch", "cuda", "cpu"}
+    assert facts["version"] == potloc_fast.__version__
+    assert facts["torch"] == torch.__version__
+    assert facts["cuda"].keys() == {"compiled", "archs", "usable"}
+    assert isinstance(facts["cuda"]["compiled"], bool)
+    assert isinstance(facts["cuda"]["usable"], bool)
+    assert isinstance(facts["cuda"]["archs"], list)
+    assert facts["cpu"]["threads"] == torch.get_num_threads()
+
+
+def test_info_as_a_table(call: Call) -> None:
+    status, out, _ = call("info")
+    assert status == 0
+    assert potloc_fast.__version__ in out
+
+
+def test_train_writes_a_run_with_pictures(trained: Run) -> None:
+    names = {path.name for path in (trained.folder / "plots").iterdir()}
+    # Four of the six recordings are for training; the first of either subset is drawn.
+    drawn = {"train_synthetic_000.png", "test_synthetic_004.png"}
+    assert names == {"base_losses.png", "potloc_losses.png", *drawn}
+    assert all((trained.folder / "plots" / name).read_bytes().startswith(PNG) for name in names)
+
+
+def test_train_on_files(call: Call, lacp: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    status, out, _ = call("train", "thumos14", f"data.root={lacp}", *TINY_MODELS, "--run-dir", folder)
+    assert status == 0
+    assert "base model" in out
+    assert "POTLoc" in out
+    assert f"everything is in {folder}" in out
+    run = Run.open(folder)
+    assert (run.classes, run.features) == (("dive", "jump"), 5)
+    assert set(read_detections(folder / "potloc" / "detections.json").videos) == set(VIDEOS["test"])
+
+
+def test_train_one_step(call: Call, lacp: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ("train", "thumos14", f"data.root={lacp}", *TINY_MODELS, "--run-dir", folder)
+    assert call(*arguments, "--steps", "base")[0] == 0
+    assert not (folder / "pseudo_labels.json").exists()
+    assert call(*arguments, "--steps", "pseudo-labels")[0] == 0
+    assert (folder / "pseudo_labels.json").is_file()
+    assert not (folder / "potloc").exists()
+
+
+def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:
+    # What looks like markup is part of a name.
+    other = tmp_path / "run [b].npy"
+    np.save(other, np.load(recording)[:40])
+    output = tmp_path / "out" / "found.json"
+    status, out, err = call("predict", trained.folder, recording, other, "-o", output)
+    assert (status, err) == (0, "")
+    assert {path.name for path in output.parent.iterdir()} == {
+        "found.json",
+        "found_walk.png",
+        "found_run [b].png",
+    }
+    assert (output.parent / "found_walk.png").read_bytes().startswith(PNG)
+    found = read_detections(output)
+    assert found.videos == ("walk", "run [b]")
+    expected = potloc_fast.predict(trained, [recording, other])
+    assert json.loads(output.read_text()) == expected.to_results()
+    assert f"{len(found)} detections: {output}" in out
+    assert "walk: " in out
+    assert "run [b]: " in out
+    best = max(expected.to_results()["results"]["walk"], key=lambda entry: entry["score"])
+    assert re.search(rf"{best['label']} +│ +{best['segment'][0]:.2f} +│ +{best['segment'][1]:.2f}", out)
+
+
+def test_evaluate_real_detections(call: Call, shared_data: Path, tmp_path: Path) -> None:
+    detections = shared_data / "detections" / "pmil_thumos14_test.json"
+    arguments = (detections, shared_data / "thumos14" / "gt.json", "--subset", "test", "--tiou", "0.1:0.7:0.1")
+    status, out, err = call("evaluate", *arguments, "--json", "-")
+    assert status == 0
+    value = json.loads(out)
+    assert list(value) == ["tiou", "map", "mean", "per_class"]
+    assert value["tiou"] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    expected = [69.0908, 63.1278, 54.2449, 44.5892, 33.9444, 23.2795, 12.4661]
+    assert [round(figure, 4) for figure in value["map"]] == expected
+    assert round(value["mean"], 4) == 42.9632
+    assert len(value["per_class"]) == 20
+    assert all(list(entry) == ["ap", "mean", "instances"] for entry in value["per_class"].values())
+    # Its two videos that the ground truth lacks are named, aside.
+    assert err.startswith("warning: ")
+    output = tmp_path / "out" / "scores.json"
+    status, out, _ = call("evaluate", *arguments, "--json", output)
+    assert status == 0
+    assert json.loads(output.read_text()) == value
+    assert "69.09" in out
+
+
+def test_evaluate_all_subsets_at_a_list_of_thresholds(call: Call, shared_data: Path) -> None:
+    folder = shared_data / "detections"
+    files = (folder / "autoloc_thumos14_detections.json", folder / "autoloc_thumos14_gt.json")
+    status, out, _ = call("evaluate", *files, "--tiou", "0.1,0.5,0.9", "--json", "-")
+    assert status == 0
+    value = json.loads(out)
+    assert value["tiou"] == [0.1, 0.5, 0.9]
+    assert [round(figure, 4) for figure in value["map"]] == [46.6737, 21.2054, 0.2086]
+
+
+def test_evaluate_as_thumos_does(call: Call, shared_data: Path) -> None:
+    detections = shared_data / "detections" / "pmil_thumos14_test.json"
+    truth, ambiguous = shared_data / "thumos14" / "gt.json", shared_data / "thumos14" / "Ambiguous_test.txt"
+    rules = ("--protocol", "thumos", "--ambiguous", ambiguous, "--tiou", "0.5")
+    status, out, _ = call("evaluate", detections, truth, "--subset", "test", *rules, "--json", "-")
+    assert status == 0
+    expected = evaluate(detections, truth, tiou=[0.5], protocol="thumos", subset="test", ambiguous=ambiguous)
+    assert json.loads(out) == json.loads(json.dumps(expected.to_json()))
+    assert round(expected.mean, 4) != 33.9444  # the ActivityNet protocol's
+
+
+@pytest.mark.parametrize(("variant", "count"), [("paper", 2997), ("released", 3003)])
+def test_pseudo_labels_of_real_proposals(
+    call: Call, shared_data: Path, tmp_path: Path, variant: str, count: int
+) -> None:
+    folder, output = shared_data / "thumos14", tmp_path / "labels.json"
+    files = (folder / "base_proposals.json", folder / "point_labels.csv", "--fps", folder / "fps_dict.json")
+    status, out, err = call("pseudo-labels", *files, "--variant", variant, "-o", output)
+    assert (status, err) == (0, "")
+    assert out == f"{count} pseudo-labels for 3003 points: {output}\n"
+    value = json.loads(output.read_text())
+    assert list(value) == ["version", "external_data", "results"]
+    entries = [entry for found in value["results"].values() for entry in found]
+    assert len(entries) == count
+    assert all(entry.keys() == {"label", "point", "score", "segment"} for entry in entries)
+    status, out, _ = call("evaluate", output, folder / "gt.json", "--subset", "train", "--json", "-")
+    assert status == 0
+    assert round(json.loads(out)["mean"], 2) == {"paper": 66.37, "released": 69.49}[variant]
+
+
+# How mistakes are answered
+
+
+def save(path: Path, *shape: int, value: float = 0.0) -> None:
+    array = np.zeros(shape, np.float32)
+    if array.size:
+        array[-1, -1] = value
+    np.save(path, array)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def empty(root: Path) -> None:
+    save(root / "features/test/rgb/v3.npy", 0, 3)
+    save(root / "features/test/flow/v3.npy", 0, 2)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+RGB = "features/test/rgb/v3.npy"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / RGB).unlink(), "v3.npy: expected a feature file, found none"),
+        (lambda root: save(root / RGB, SNIPPETS, 4), "v3.npy: expected width 3 as in the other recordings, got 4"),
+        (
+            lambda root: save(root / RGB, SNIPPETS, 3, value=np.nan),
+            "v3: expected finite features, got nan at snippet 59, channel 2",
+        ),
+        (
+            lambda root: save(root / RGB, SNIPPETS, 3, value=-np.inf),
+            "v3: expected finite features, got -inf at snippet 59, channel 2",
+        ),
+        (empty, "v3: expected at least one snippet, found an empty recording"),
+        (lambda root: truncate(root / RGB), "v3.npy: expected an array of floats, got a truncated or damaged file"),
+        (lambda root: (root / RGB).write_bytes(b""), "v3.npy: expected a .npy file"),
+        (lambda root: (root / RGB).write_text("1,2,3"), "v3.npy: expected a .npy file"),
+        (
+            lambda root: np.save(root / RGB, np.array([{}], dtype=object)),
+            "v3.npy: expected an array of floats, got pickled Python objects",
+        ),
+        (
+            lambda root: replace(root / "point_labels.csv", "jump,v2,690", "jump,v2,9000"),
+            "v2: expected points inside the recording, which lasts 38.40 s, got one of jump at 300.00 s",
+        ),
+        (
+            lambda root: replace(root / "point_labels.csv", "jump,v2,690", "jump,v2,-30"),
+            "v2: expected points inside the recording, which lasts 38.40 s, got one of jump at -1.00 s",
+        ),
+        (
+            lambda root: replace(root / "point_labels.csv", "jump,v2", "swim,v2"),
+            "v2: expected a label among the 2 classes of lacp, got 'swim'",
+        ),
+        (lambda root: replace(root / "point_labels.csv", "point\n", "frame\n"), "expected a column point"),
+        (lambda root: (root / "point_labels.csv").write_text("class,video_id,point\n"), "lacp: expected point labels"),
+        (lambda root: truncate(root / "gt.json"), "gt.json: expected JSON, but line 1"),
+        (lambda root: replace(root / "gt.json", '"9.5"', '"soon"'), "got something else at v1"),
+        (lambda root: (root / "split_test.txt").write_text(""), "lacp: expected a subset among train, got 'test'"),
+        (lambda root: shutil.rmtree(root), "gt.json: expected a file, found none"),
+    ],
+)
+def test_train_refuses_data(
+    call: Call, lacp: Path, tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(lacp)
+    before = sorted(tmp_path.iterdir())
+    answer = call("train", "thumos14", f"data.root={lacp}", *TINY_MODELS, "--run-dir", tmp_path / "run")
+    assert_refused(answer, message)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sintetic"], "sintetic: expected a YAML file or one of the presets"),
+        (["synthetic", "train.epoch=3"], "unknown key train.epoch, did you mean train.epochs?"),
+        (["synthetic", "train.epochs=-3"], "key train.epochs: expected greater than 0, got -3"),
+        (["synthetic", "train.epochs"], "train.epochs: expected an override of the form KEY=VALUE"),
+        (["synthetic", "train.lr=[1"], "override train.lr: expected YAML"),
+        (["thumos14"], "key data.root: expected the folder or archive of the data set, got none"),
+        (["hapt", "data.root=nowhere"], "nowhere"),
+        (["synthetic", "--steps", "base,potlock"], "potlock: expected steps among base, pseudo-labels, potloc, detect"),
+        (["synthetic", "--steps", "potloc"], "run/pseudo_labels.json: expected what the step pseudo-labels writes"),
+        (["synthetic", "evaluate.subset=validation"], "expected a subset among test, train, got 'validation'"),
+        (["missing.yaml"], "missing.yaml: expected a file, found none"),
+    ],
+)
+def test_train_refuses_a_configuration(call: Call, tmp_path: Path, arguments: list[str], message: str) -> None:
+    assert_refused(call("train", *arguments, "--run-dir", tmp_path / "run"), message)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset: synthetic\ntrain: {epochs: 3", "own.yaml: expected YAML, got"),
+        ("- 3", "own.yaml: expected a mapping of keys to values, got list"),
+        ("", "own.yaml: expected a mapping of keys to values, got NoneType"),
+        ("train: {epochs: 3}", "own.yaml: key data is missing"),
+        ("data: {layout: lcap}", "own.yaml: key data.layout: expected 'hapt', 'lacp', 'synthetic', got 'lcap'"),
+        ("preset: synthetic\ndata: {length: x}", "own.yaml: key data.length: expected a valid integer"),
+    ],
+)
+def test_train_refuses_a_file(call: Call, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    assert_refused(call("train", path, "--run-dir", tmp_path / "run"), message)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_train_refuses_an_archive_without_the_recordings(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "other.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing here")
+    assert_refused(call("train", "hapt", f"data.root={path}", "--run-dir", tmp_path / "run"), "other.zip: expected")
+    assert_refused(call("demo", "--data", path, "--run-dir", tmp_path / "run"), "other.zip: expected")
+    truncate(path)
+    assert_refused(call("train", "hapt", f"data.root={path}", "--run-dir", tmp_path / "run"), "other.zip: expected")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "walk.npy: expected a feature file, found none"),
+        (lambda path: save(path, 70, 5), "walk.npy: expected width 6, which the model was trained on, got 5"),
+        (lambda path: save(path, 70, 6, value=np.nan), "walk: expected finite features, got nan at snippet 69"),
+        (lambda path: save(path, 70, 6, value=np.inf), "walk: expected finite features, got inf at snippet 69"),
+        (lambda path: save(path, 0, 6), "walk: expected at least one snippet, found an empty recording"),
+        (lambda path: np.save(path, np.zeros(6)), "walk.npy: expected an array of shape [snippets, channels]"),
+        (lambda path: np.save(path, np.zeros((70, 6), int)), "walk.npy: expected an array of floats, got int64"),
+        (truncate, "walk.npy: expected an array of floats, got a truncated or damaged file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:30]), "walk.npy: expected an array of floats, got"),
+        (lambda path: (path.unlink(), path.mkdir()), "walk.npy: expected a readable feature file"),
+    ],
+)
+def test_predict_refuses_features(
+    call: Call, trained: Run, recording: Path, tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    good = tmp_path / "good.npy"
+    shutil.copyfile(recording, good)
+    spoil(recording)
+    assert_refused(call("predict", trained.folder, good, recording, "-o", tmp_path / "out" / "found.json"), message)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "run: expected the folder of a run"),
+        (lambda run: (run / "dataset.json").unlink(), "run: expected the folder of a run"),
+        (lambda run: (run / "config.yaml").unlink(), "config.yaml: expected a file, found none"),
+        (lambda run: truncate(run / "dataset.json"), "dataset.json: expected JSON, but line 1"),
+        (lambda run: (run / "dataset.json").write_text("{}"), "dataset.json: expected classes, features and grid"),
+        (lambda run: (run / "dataset.json").write_text("[]"), "dataset.json: expected classes, features and grid"),
+        (lambda run: replace(run / "config.yaml", "epochs:", "epoch:"), "config.yaml: unknown key"),
+        (lambda run: (run / "potloc/model.safetensors").unlink(), "model.safetensors: expected the weights of the"),
+        (lambda run: truncate(run / "potloc/model.safetensors"), "model.safetensors: expected weights that fit"),
+        (lambda run: (run / "potloc/model.safetensors").write_bytes(b""), "model.safetensors: expected weights that"),
+        (
+            lambda run: shutil.copyfile(run / "base/model.safetensors", run / "potloc/model.safetensors"),
+            "model.safetensors: expected weights that fit",
+        ),
+    ],
+)
+def test_predict_refuses_a_run(
+    call: Call, trained: Run, recording: Path, tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    spoil(folder)
+    assert_refused(call("predict", folder, recording, "-o", tmp_path / "out" / "found.json"), message)
+    assert not (tmp_path / "out").exists()
+
+
+TRUTH = {"database": {"v": {"subset": "test", "annotations": [{"label": "dive", "segment": [0, 10]}]}}}
+FOUND = {"results": {"v": [{"label": "dive", "score": 0.9, "segment": [0, 6]}]}}
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A folder with found.json and truth.json."""
+    (tmp_path / "found.json").write_text(json.dumps(FOUND))
+    (tmp_path / "truth.json").write_text(json.dumps(TRUTH))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda f: (f / "found.json").unlink(), (), "found.json: expected a file, found none"),
+        (lambda f: truncate(f / "found.json"), (), "found.json: expected JSON, but line 1"),
+        (lambda f: truncate(f / "truth.json"), (), "truth.json: expected JSON, but line 1"),
+        (lambda f: (f / "found.json").write_bytes(b"\xff\x00"), (), "found.json: expected UTF-8 text"),
+        (
+            lambda f: replace(f / "found.json", "dive", "swim"),
+            (),
+            "expected labels of the ground truth (dive), got swim",
+        ),
+        (lambda f: replace(f / "found.json", "0.9", "NaN"), (), "found.json: results['v'][0]: expected a label, a"),
+        (lambda f: replace(f / "found.json", "[0, 6]", "[6, 0]"), (), "found.json: results['v'][0]: expected a label"),
+        (lambda f: replace(f / "truth.json", "[0, 10]", "[0]"), (), "truth.json: database['v'].annotations[0]"),
+        (lambda f: replace(f / "truth.json", "database", "data"), (), "truth.json: expected an object with 'database'"),
+        (lambda f: None, ("--subset", "val"), "truth.json: expected one of the subsets test, got 'val'"),
+        (lambda f: None, ("--ambiguous", "nowhere.txt"), "nowhere.txt: expected a file, found none"),
+        *(
+            (lambda f: None, ("--tiou", tiou), "tiou: expected")
+            for tiou in ("x", "", "0.1:0.7", "0.1:0.7:0", "0.7:0.1:0.1")
+        ),
+        *((lambda f: None, ("--tiou", tiou), "tiou: expected") for tiou in ("50", "0.5,nan", "0:0:0.1", "0.1:inf:0.1")),
+    ],
+)
+def test_evaluate_refuses(
+    call: Call, scored: Path, spoil: Callable[[Path], object], options: tuple[str, ...], message: str
+) -> None:
+    files, output = (scored / "found.json", scored / "truth.json"), scored / "scores.json"
+    assert call("evaluate", *files, "--json", output)[0] == 0
+    output.unlink()
+    spoil(scored)
+    assert_refused(call("evaluate", *files, *options, "--json", output), message)
+    assert not output.exists()
+    assert_refused(call("evaluate", *files, *options, "--json", "-"), message)
+
+
+@pytest.fixture
+def labelled(scored: Path) -> Path:
+    """A folder with found.json, points.csv and fps.json."""
+    (scored / "points.csv").write_text("class,video_id,point\ndive,v,60\n")
+    (scored / "fps.json").write_text('{"v": 30.0}')
+    return scored
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: truncate(f / "found.json"), "found.json: expected JSON, but line 1"),
+        (lambda f: (f / "points.csv").unlink(), "points.csv: expected a file, found none"),
+        (lambda f: replace(f / "points.csv", "point\n", "frame\n"), "points.csv: "),
+        (lambda f: replace(f / "points.csv", "60", "soon"), "points.csv: line 2: expected a frame number"),
+        (lambda f: replace(f / "fps.json", "30.0", "0"), "got point '60' at 0 fps"),
+        (lambda f: replace(f / "fps.json", '"v"', '"w"'), "fps.json, found none"),
+        (lambda f: (f / "fps.json").write_text("{"), "fps.json: expected JSON, but line 1"),
+    ],
+)
+def test_pseudo_labels_refuses(call: Call, labelled: Path, spoil: Callable[[Path], object], message: str) -> None:
+    output = labelled / "labels.json"
+    arguments = (labelled / "found.json", labelled / "points.csv", "--fps", labelled / "fps.json", "-o", output)
+    assert call("pseudo-labels", *arguments)[0] == 0
+    output.unlink()
+    spoil(labelled)
+    assert_refused(call("pseudo-labels", *arguments), message)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("evalute",), ("evaluate", "found.json"), ("evaluate", "a", "b", "--protocol", "coco"), ("predict", "run")],
+)
+def test_usage_is_explained(call: Call, arguments: tuple[str, ...]) -> None:
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage: potloc-fast" in err
+    assert "Traceback" not in err
