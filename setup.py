@@ -61,7 +61,8 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [
-                *("cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build)),
+                # --fresh: what an earlier isolated build found of ninja and pybind11 is gone by now. Objects are kept.
+                *("cmake", "--fresh", "-G", "Ninja", "-S", str(ROOT), "-B", str(build)),
                 "-DCMAKE_BUILD_TYPE=Release",
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
                 f"-DPython_EXECUTABLE={sys.executable}",

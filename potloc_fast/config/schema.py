@@ -137,7 +137,7 @@ class TrainConfig(Section):
     """Decay of an average of the weights, which is then what is saved; the first steps average over fewer."""
 
 
-class Grid(Section):
+class Thresholds(Section):
     """Evenly spaced thresholds: start, start + step, ... up to and including stop."""
 
     start: Fraction
@@ -168,9 +168,9 @@ class DetectConfig(Section):
 
     class_threshold: Fraction = 0.5
     """Video-level score from which a class is looked for; the best class always is."""
-    class_thresholds: Grid | None = Grid(start=0.0, stop=0.2, step=0.025)
+    class_thresholds: Thresholds | None = Thresholds(start=0.0, stop=0.2, step=0.025)
     """Thresholds on the class scores."""
-    actionness_thresholds: Grid | None = Grid(start=0.3, stop=0.9, step=0.025)
+    actionness_thresholds: Thresholds | None = Thresholds(start=0.3, stop=0.9, step=0.025)
     """Thresholds on one minus the background score."""
     outer: NonNegativeFloat = 0.25
     """The contrast's outer region on either side, over the length of the segment."""

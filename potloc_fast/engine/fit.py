@@ -118,8 +118,8 @@ def fit(
                 scheduler.step()
                 if not math.isfinite(row["total"]):
                     raise InputError(
-                        f"{stage}: the loss became {row['total']} at step {step} of epoch {epoch}; expected a finite one: lower the learning "
-                        "rate or clip the gradient"
+                        f"{stage}: expected a finite loss, got {row['total']} at step {step} of epoch {epoch}: lower the "
+                        "learning rate or clip the gradient"
                     )
                 head = {"stage": stage, "epoch": epoch, "step": step, "seconds": round(time.perf_counter() - begin, 3)}
                 log.write(json.dumps(head | row) + "\n")
