@@ -53,11 +53,12 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
     run_dir: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/run"),
     steps: Annotated[str, typer.Option(help="Steps to run, comma-separated.")] = "base,pseudo-labels,potloc,detect",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
 ) -> None:
     """Train both stages from point labels, detect in the test recordings, and score."""
     from potloc_fast.config import load_config
 
-    _run_pipeline(load_config(config, overrides or ()), run_dir, steps.split(","))
+    _run_pipeline(load_config(config, overrides or ()), run_dir, steps.split(","), resume)
 
 
 @app.command(epilog="Example: potloc-fast predict runs/hapt recording.npy -o detections.json")
@@ -188,12 +189,12 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
     console.print(table)
 
 
-def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str]) -> Run:
+def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool = False) -> Run:
     """Train, then print the tables and draw the pictures of the run."""
     from potloc_fast.engine.train import evaluate_run, train
     from potloc_fast.plots import plot_losses
 
-    run = train(config, run_dir, steps)  # type: ignore[arg-type]  # checked there
+    run = train(config, run_dir, steps, resume)  # type: ignore[arg-type]  # checked there
     table = Table("model", *(f"{t:g}" for t in config.evaluate.tiou), "mean", title="mAP (%) at tIoU")
     for stage, title in (("base", "base model"), ("potloc", "POTLoc")):
         if (run.folder / stage / "metrics.jsonl").is_file():

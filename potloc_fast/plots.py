@@ -33,7 +33,7 @@ def plot_losses(metrics: str | Path, output: str | Path) -> None:
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
         line = axes.plot(steps, values, alpha=0.2, linewidth=0.8)[0]
         axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=name)
-    axes.set(xlabel="step", ylabel="loss", title=f"{rows[0]['stage']}: losses", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{rows[0]['stage']}: losses")
     axes.legend()
     _save(figure, output)
 

@@ -18,10 +18,13 @@ def shared_data() -> Path:
     return path
 
 
+def pytest_configure() -> None:
+    # Small tensors are slower on more threads, and sums in torch's own kernels depend on their number.
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Take back what a test has set."""
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)

@@ -398,9 +398,9 @@ def test_train_refuses_an_archive_without_the_recordings(call: Call, tmp_path: P
     [
         (lambda path: path.unlink(), "walk.npy: expected a feature file, found none"),
         (lambda path: save(path, 70, 5), "walk.npy: expected width 6, which the model was trained on, got 5"),
-        (lambda path: save(path, 70, 6, value=np.nan), "walk: expected finite features, got nan at snippet 69"),
-        (lambda path: save(path, 70, 6, value=np.inf), "walk: expected finite features, got inf at snippet 69"),
-        (lambda path: save(path, 0, 6), "walk: expected at least one snippet, found an empty recording"),
+        (lambda path: save(path, 70, 6, value=np.nan), "walk.npy: expected finite features, got nan at snippet 69"),
+        (lambda path: save(path, 70, 6, value=np.inf), "walk.npy: expected finite features, got inf at snippet 69"),
+        (lambda path: save(path, 0, 6), "walk.npy: expected at least one snippet, found an empty recording"),
         (lambda path: np.save(path, np.zeros(6)), "walk.npy: expected an array of shape [snippets, channels]"),
         (lambda path: np.save(path, np.zeros((70, 6), int)), "walk.npy: expected an array of floats, got int64"),
         (truncate, "walk.npy: expected an array of floats, got a truncated or damaged file"),

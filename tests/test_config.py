@@ -190,3 +190,17 @@ def test_parse_config_names_its_source() -> None:
     assert isinstance(parse_config({"data": {"layout": "hapt"}}, "here"), Config)
     with pytest.raises(InputError, match=r"^checkpoint\.safetensors: unknown key extra"):
         parse_config({"data": {"layout": "hapt"}, "extra": 1}, "checkpoint.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.width=9", "key model: expected a width that is a multiple of heads"),
+        ("train={sampling: linear, length: null}", "key train: expected a length to interpolate to"),
+        ("detect={class_thresholds: null, actionness_thresholds: null}", "key detect: expected class_thresholds or"),
+        ("loss.topk_ratio=0.5", "key loss.topk_ratio: expected greater than or equal to 1"),
+    ],
+)
+def test_values_that_exclude_each_other(override: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        load_config("hapt", [override])

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 import potloc_fast
 from potloc_fast.config import Config, load_config
 from potloc_fast.data import Recording
+from potloc_fast.engine import fit as engine_fit
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.fit import WarmedAverage
 from potloc_fast.engine.predict import score_curves
@@ -120,7 +122,6 @@ def test_a_seed_decides_the_weights(run: Run, tmp_path: Path) -> None:
     assert all(same_weights(run, again, stage) for stage in STAGES)
     for name in ("base/proposals.json", "pseudo_labels.json", "potloc/detections.json", "potloc/evaluation.json"):
         assert (again.folder / name).read_text() == (run.folder / name).read_text()
-    # The data stay, only the models are seeded anew.
     other = potloc_fast.train(tiny("seed=1"), tmp_path / "other", ["base"])
     assert not same_weights(run, other, "base")
 
@@ -181,6 +182,17 @@ def test_warmed_average_forgets_the_initialisation() -> None:
     assert float(average.module.weight.detach().abs().max()) < 1.1
 
 
+def test_the_average_is_what_is_saved(run: Run, tmp_path: Path) -> None:
+    shutil.copyfile(run.folder / "pseudo_labels.json", tmp_path / "pseudo_labels.json")
+    plain = potloc_fast.train(tiny("train.ema=null"), tmp_path, ["potloc"])
+
+    def losses(of: Run) -> list[float]:
+        return [json.loads(line)["total"] for line in (of.folder / "potloc" / "metrics.jsonl").open()]
+
+    assert losses(plain) == losses(run)
+    assert not same_weights(plain, run, "potloc")
+
+
 def test_predict_takes_paths_arrays_and_recordings(run: Run, tested: tuple[Recording, ...], tmp_path: Path) -> None:
     expected = (run.folder / "potloc" / "detections.json").read_text()
     paths = [tmp_path / f"{recording.id}.npy" for recording in tested]
@@ -211,6 +223,7 @@ def test_a_batch_detects_what_each_recording_does_alone(run: Run, stage: Stage) 
     model = run.load(stage)
     together = detect(model, recordings, run.classes, section.detect, section.loss.topk_ratio)
     assert together.videos == ("long", "one", "short", "odd")
+    assert (np.diff(together.video) >= 0).all()
     assert {together.videos[video] for video in together.video} >= {"long", "short", "odd"}
     for recording in recordings:
         alone = detect(model, [recording], run.classes, section.detect, section.loss.topk_ratio)
@@ -232,6 +245,15 @@ def test_detections_are_inside_the_recording_and_sorted(run: Run, tested: tuple[
         for label in run.classes:
             scores = [row[3] for row in found if row[0] == label]
             assert scores == sorted(scores, reverse=True)
+
+
+def test_detection_leaves_a_model_in_training_as_it_was(run: Run, tested: tuple[Recording, ...]) -> None:
+    base = run.config.base
+    model = run.load("base").train()
+    found = detect(model, tested, run.classes, base.detect, base.loss.topk_ratio)
+    assert model.training
+    # Without dropout, that is.
+    assert found.to_results() == read_detections(run.folder / "base" / "detections.json").to_results()
 
 
 def test_score_curves_are_probabilities(run: Run, tested: tuple[Recording, ...]) -> None:
@@ -273,3 +295,35 @@ def test_standardization_is_saved_with_the_model(tmp_path: Path) -> None:
 def test_features_that_cannot_be_used_are_named(run: Run, given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         potloc_fast.predict(run, given)  # type: ignore[arg-type]
+
+
+def test_resumed_training_equals_training_without_a_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("train.epochs=3")
+    whole = potloc_fast.train(config, tmp_path / "whole")
+    calls = 0
+    original = engine_fit.total_loss
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == STEPS_OF_A_STAGE + 4:  # in the second epoch of the second model
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(engine_fit, "total_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        potloc_fast.train(config, tmp_path / "broken")
+    assert (tmp_path / "broken" / "potloc" / "checkpoint.pt").is_file()
+    monkeypatch.undo()
+    broken = potloc_fast.train(config, tmp_path / "broken", resume=True)
+    for stage in ("base", "potloc"):
+        paths = [run.folder / stage / "model.safetensors" for run in (whole, broken)]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+        rows = [
+            [json.loads(line)["total"] for line in (run.folder / stage / "metrics.jsonl").read_text().splitlines()]
+            for run in (whole, broken)
+        ]
+        assert rows[0] == rows[1]
+        assert not (broken.folder / stage / "checkpoint.pt").exists()
+    with pytest.raises(InputError, match="begin a new run"):
+        potloc_fast.train(tiny("seed=1"), tmp_path / "broken", resume=True)

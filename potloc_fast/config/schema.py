@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PointDistribution = Literal["gaussian", "uniform", "centre", "start"]
@@ -47,9 +56,9 @@ class SyntheticData(Section):
     """Recordings made on the spot, for trying things out."""
 
     layout: Literal["synthetic"]
-    recordings: PositiveInt = 24
+    recordings: Annotated[int, Field(ge=2)] = 24
     classes: PositiveInt = 5
-    length: PositiveInt = 400
+    length: Annotated[int, Field(ge=50)] = 400
     """Mean number of snippets in a recording."""
     width: PositiveInt = 32
     """Channels of a snippet."""
@@ -94,6 +103,12 @@ class ModelConfig(Section):
             raise ValueError("expected an odd number")
         return window
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError("expected a width that is a multiple of heads")
+        return self
+
 
 class LossConfig(Section):
     """How the losses are formed and weighed (equation 4)."""
@@ -135,6 +150,12 @@ class TrainConfig(Section):
     """Largest norm of the gradient."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an average of the weights, which is then what is saved; the first steps average over fewer."""
+
+    @model_validator(mode="after")
+    def _linear_needs_length(self) -> TrainConfig:
+        if self.sampling == "linear" and self.length is None:
+            raise ValueError("expected a length to interpolate to where sampling is linear")
+        return self
 
 
 class Thresholds(Section):
@@ -185,6 +206,12 @@ class DetectConfig(Section):
     nms: NmsConfig = NmsConfig()
     batch_size: PositiveInt = 8
     """Recordings in one pass of the model."""
+
+    @model_validator(mode="after")
+    def _some_thresholds(self) -> DetectConfig:
+        if self.class_thresholds is None and self.actionness_thresholds is None:
+            raise ValueError("expected class_thresholds or actionness_thresholds")
+        return self
 
 
 class BaseStage(Section):

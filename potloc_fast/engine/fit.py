@@ -6,7 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from potloc_fast.config.schema import LossConfig, TrainConfig
 from potloc_fast.data.dataset import TrainingSet, batches
 from potloc_fast.errors import InputError
+from potloc_fast.files import atomic, read_text
 from potloc_fast.losses import sample_labels, total_loss
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -49,10 +50,12 @@ def fit(
     seed: int,
     folder: Path,
     stage: str,
+    resume: bool = False,
 ) -> Model:
     """Train `model` in place.
 
-    Every step is appended to `metrics.jsonl` and to TensorBoard's files in `folder`.
+    Every step is written to `metrics.jsonl` and to TensorBoard's files in `folder`, and every epoch to `checkpoint.pt`,
+    which is removed at the end.
 
     Args:
         model: a `BaseModel` or a `POTLoc`.
@@ -63,6 +66,7 @@ def fit(
         seed: of crops, order and dropout.
         folder: where the log goes.
         stage: the name that progress is shown under.
+        resume: go on from `checkpoint.pt` where there is one; the outcome is that of training without a break.
 
     Returns:
         The model to use: the average of the weights where `config.ema` is set, else `model`.
@@ -85,6 +89,17 @@ def fit(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     average = None if config.ema is None else WarmedAverage(model, config.ema)
     folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, first, logged = folder / "checkpoint.pt", 0, ""
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    if average is not None:
+        parts["average"] = average
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+        first = state["epoch"] + 1
+        logged = "".join(read_text(folder / "metrics.jsonl").splitlines(keepends=True)[: first * steps])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -98,11 +113,13 @@ def fit(
     with (
         Progress(*columns) as progress,
         (folder / "metrics.jsonl").open("w", encoding="utf-8") as log,
-        SummaryWriter(str(folder / "tensorboard")) as board,
+        SummaryWriter(str(folder / "tensorboard"), purge_step=first * steps) as board,
     ):
-        bar = progress.add_task(stage, total=total, loss=math.nan)
-        begin, step = time.perf_counter(), 0
-        for epoch in range(config.epochs):
+        log.write(logged)
+        step = first * steps
+        bar = progress.add_task(stage, total=total, completed=step, loss=math.nan)
+        begin = time.perf_counter()
+        for epoch in range(first, config.epochs):
             for batch in batches(data, config.batch_size, epoch=epoch, seed=seed):
                 pyramid = model(batch.features, batch.mask)
                 losses = total_loss(pyramid, sample_labels(batch, pyramid.level_lengths, classes, loss.radius), loss)
@@ -118,7 +135,7 @@ def fit(
                 scheduler.step()
                 if not math.isfinite(row["total"]):
                     raise InputError(
-                        f"{stage}: expected a finite loss, got {row['total']} at step {step} of epoch {epoch}: lower the "
+                        f"{stage}: expected a finite loss, got {row['total']} at step {step}, epoch {epoch}: lower the "
                         "learning rate or clip the gradient"
                     )
                 head = {"stage": stage, "epoch": epoch, "step": step, "seconds": round(time.perf_counter() - begin, 3)}
@@ -127,4 +144,9 @@ def fit(
                     board.add_scalar(f"{stage}/{name}", value, step)
                 step += 1
                 progress.update(bar, completed=step, loss=row["total"])
+            log.flush()
+            state = {name: part.state_dict() for name, part in parts.items()}
+            with atomic(checkpoint) as path:
+                torch.save(state | {"epoch": epoch, "rng": torch.get_rng_state()}, path)
+    checkpoint.unlink()
     return model if average is None else cast(Model, average.module)

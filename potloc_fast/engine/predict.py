@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,23 +45,28 @@ def read_recordings(
     run: Run, recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor]
 ) -> tuple[Recording, ...]:
     """Take what `predict` takes as checked recordings on the grid of a run."""
-    found = []
+    found: dict[str, Recording] = {}  # by what names each in an error: the path where there is one
     if isinstance(recordings, Mapping):
         for name, values in recordings.items():
-            found.append(Recording(name, np.asarray(values, dtype=np.float32), run.grid, "test"))
+            found[name] = Recording(name, np.asarray(values, dtype=np.float32), run.grid, "test")
     else:
         for item in recordings:
             if isinstance(item, Recording):
-                found.append(item)
+                found[item.id] = item
             else:
-                found.append(Recording(Path(item).stem, load_features(item), run.grid, "test"))
-    for recording, item in zip(found, recordings, strict=True):
+                found[str(item)] = Recording(Path(item).stem, load_features(item), run.grid, "test")
+    for source, recording in found.items():
         width = recording.features.shape[-1]
         if width != run.features:
-            source = item if isinstance(item, (str, Path)) else recording.id
             raise InputError(f"{source}: expected width {run.features}, which the model was trained on, got {width}")
-    validate(Dataset(str(run.folder), run.classes, tuple(found)))
-    return tuple(found)
+    validate(Dataset(str(run.folder), run.classes, tuple(replace(item, id=name) for name, item in found.items())))
+    names = [recording.id for recording in found.values()]
+    for source, recording in found.items():
+        if names.count(recording.id) > 1:
+            raise InputError(
+                f"{source}: expected files of different names, got several recordings called {recording.id}"
+            )
+    return tuple(found.values())
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def load_dataset(config: Config) -> Dataset:
     return LAYOUTS[config.data.layout](**options)
 
 
-def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step] = STEPS) -> Run:
+def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step] = STEPS, resume: bool = False) -> Run:
     """Run the main job, or some steps of it, into a folder.
 
     - "base" trains the base model on points and writes its proposals for the training recordings
@@ -56,6 +56,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         config: a configuration, or what `load_config` takes.
         run_dir: the folder to write to.
         steps: which steps to run, always in the order above.
+        resume: go on with a run that was interrupted: models that were trained are kept, and one that was being trained
+            goes on after its last whole epoch. The outcome is that of a run without a break.
 
     Returns:
         The run.
@@ -75,9 +77,12 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         raise InputError(f"{dataset.name}: expected point labels for the training recordings, found none")
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps)
+    if resume:
+        _check_same_config(Path(run_dir), config)
     run = Run.create(run_dir, config, dataset)
     if "base" in steps:
-        _train_stage(run, "base", dataset, TrainingSet(recordings, dataset.classes, **_crops(config.base.train)))
+        data = TrainingSet(recordings, dataset.classes, **_crops(config.base.train))
+        _train_stage(run, "base", dataset, data, resume)
         write_detections(run.folder / "base" / "proposals.json", _detect(run, "base", recordings))
     if "pseudo-labels" in steps:
         proposals = read_detections(run.folder / "base" / "proposals.json")
@@ -88,7 +93,7 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         data = TrainingSet(
             recordings, dataset.classes, **_crops(config.train), pseudo_labels=group_by_recording(labels)
         )
-        _train_stage(run, "potloc", dataset, data)
+        _train_stage(run, "potloc", dataset, data, resume)
     if "detect" in steps:
         for stage in ("base", "potloc"):
             if (run.folder / stage / "model.safetensors").is_file():
@@ -159,7 +164,17 @@ def _stage_config(run: Run, stage: Stage) -> BaseStage | Config:
     return run.config.base if stage == "base" else run.config
 
 
-def _train_stage(run: Run, stage: Stage, dataset: Dataset, data: TrainingSet) -> None:
+def _check_same_config(folder: Path, config: Config) -> None:
+    path = folder / "config.yaml"
+    if path.is_file() and load_config(path) != config:
+        raise InputError(f"{path}: expected the configuration that is to be resumed, got another: begin a new run")
+
+
+def _train_stage(run: Run, stage: Stage, dataset: Dataset, data: TrainingSet, resume: bool) -> None:
+    weights = run.folder / stage / "model.safetensors"
+    if resume and weights.is_file():
+        return
+    weights.unlink(missing_ok=True)  # what is there is from now on of this training
     model = run.build(stage)
     if run.config.data.standardize:
         mean, std = dataset.feature_stats("train")
@@ -174,6 +189,7 @@ def _train_stage(run: Run, stage: Stage, dataset: Dataset, data: TrainingSet) ->
         seed=run.config.seed,
         folder=run.folder / stage,
         stage=stage,
+        resume=resume,
     )
     run.save(stage, model)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
@@ -50,16 +51,16 @@ class Evaluation:
         return {"tiou": list(self.tiou), "map": list(self.map), "mean": self.mean, "per_class": self.per_class}
 
     def table(self) -> Table:
-        """Give a table for the terminal: a row a class, a column a threshold, mAP below."""
-        table = Table(title="Average precision (%)", show_footer=True)
+        """Give a table for the terminal: a row a class (n instances), a column a threshold, mAP below."""
+        table = Table(title="Average precision (%)", show_footer=True, box=SIMPLE, pad_edge=False)
         instances = sum(result["instances"] for result in self.per_class.values())
         table.add_column("class", footer="mAP", overflow="fold")
-        table.add_column("instances", footer=str(instances), justify="right")
+        table.add_column("n", footer=str(instances), justify="right")
         for threshold, value in zip(self.tiou, self.map, strict=True):
-            table.add_column(f"{threshold:g}", footer=f"{value:.2f}", justify="right")
-        table.add_column("mean", footer=f"{self.mean:.2f}", justify="right")
+            table.add_column(f"{threshold:g}", footer=f"{value:.1f}", justify="right")
+        table.add_column("mean", footer=f"{self.mean:.1f}", justify="right")
         for label, result in self.per_class.items():
-            values = (f"{value:.2f}" for value in (*result["ap"], result["mean"]))
+            values = (f"{value:.1f}" for value in (*result["ap"], result["mean"]))
             table.add_row(escape(label), str(result["instances"]), *values)
         return table
 

@@ -338,5 +338,5 @@ def test_json_and_table() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(evaluation.table())
     lines = [line.replace("│", " ").replace("┃", " ").split() for line in console.export_text().splitlines()]
-    assert ["[a]", "1", "100.00", "0.00", "50.00"] in lines
-    assert ["mAP", "1", "100.00", "0.00", "50.00"] in lines
+    assert ["[a]", "1", "100.0", "0.0", "50.0"] in lines
+    assert ["mAP", "1", "100.0", "0.0", "50.0"] in lines
