@@ -52,7 +52,7 @@ class Evaluation:
 
     def table(self) -> Table:
         """Give a table for the terminal: a row a class (n instances), a column a threshold, mAP below."""
-        table = Table(title="Average precision (%)", show_footer=True, box=SIMPLE, pad_edge=False)
+        table = Table(title="Average precision (%)", show_footer=True, box=SIMPLE, padding=0)
         instances = sum(result["instances"] for result in self.per_class.values())
         table.add_column("class", footer="mAP", overflow="fold")
         table.add_column("n", footer=str(instances), justify="right")
