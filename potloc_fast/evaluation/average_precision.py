@@ -122,7 +122,7 @@ def evaluate(
     videos = {video: i for i, video in enumerate(sorted({*truth.videos, *found.videos}))}
     label = renumber(found.labels, classes)[found.label]
     video = renumber(found.videos, videos)[found.video]
-    warnings = _oddities(found, truth, unknown=label < 0)
+    warnings = _oddities(found, truth, label < 0, detections if isinstance(detections, (str, Path)) else "detections")
     overlapping = np.zeros(len(found), dtype=np.bool_) if regions is None else _overlap(found, regions)
 
     truth_video = renumber(truth.videos, videos)[truth.video]
@@ -278,11 +278,11 @@ def _overlap(segments: Segments, regions: Segments) -> NDArray[np.bool_]:
     return overlapping
 
 
-def _oddities(found: Segments, truth: Segments, unknown: NDArray[np.bool_]) -> tuple[str, ...]:
+def _oddities(found: Segments, truth: Segments, unknown: NDArray[np.bool_], source: str | Path) -> tuple[str, ...]:
     """Say which videos and labels the ground truth lacks; `unknown` marks the detections of such labels."""
     if len(found) and unknown.all():
         raise InputError(
-            f"detections: expected labels of the ground truth ({_few(truth.labels)}), got {_few(found.labels)}"
+            f"{source}: expected labels of the ground truth ({_few(truth.labels)}), got {_few(found.labels)}"
         )
     warnings = []
     if unknown.any():
