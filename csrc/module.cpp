@@ -8,7 +8,7 @@
 STABLE_TORCH_LIBRARY(potloc_fast, m) {
   m.def("local_attention(Tensor q, Tensor k, Tensor v, int window, Tensor? key_mask, float scale) -> (Tensor, Tensor)");
   m.def(
-      "_local_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int window, "
+      "_local_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor lse, int window, "
       "Tensor? key_mask, float scale) -> (Tensor, Tensor, Tensor)");
   m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float alpha, float gamma, int reduction) -> Tensor");
   m.def(

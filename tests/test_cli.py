@@ -221,7 +221,7 @@ def test_evaluate_real_detections(call: Call, shared_data: Path, tmp_path: Path)
     status, out, _ = call("evaluate", *arguments, "--json", output)
     assert status == 0
     assert json.loads(output.read_text()) == value
-    assert "69.09" in out
+    assert "69.1" in out
 
 
 def test_evaluate_all_subsets_at_a_list_of_thresholds(call: Call, shared_data: Path) -> None:

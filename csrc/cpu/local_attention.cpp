@@ -1,6 +1,7 @@
 // Banded softmax attention. A task is a block of consecutive positions of one (batch, head): forward it owns their
-// queries; backward it owns their queries (for dq) and their keys (for dk, dv), and looks at the halo of `radius`
-// positions on either side. Nothing is written by two tasks, so results do not depend on the number of threads.
+// queries; backward it owns their queries (for dq) and their keys (for dk, dv), and looks at the queries up to `radius`
+// away on either side, with all of their keys. Nothing is written by two tasks, so results do not depend on the number
+// of threads.
 
 #include "cpu/local_attention.h"
 
@@ -74,12 +75,12 @@ struct Block {
   int64_t batch, head, row, first, last, halo_first, halo_last;
 
   Block(const LocalAttention& shape, int64_t task) {
-    const int64_t blocks = (shape.length + kLocalAttentionBlock - 1) / kLocalAttentionBlock;
+    const int64_t blocks = (shape.length + shape.block - 1) / shape.block;
     row = task / blocks;
     batch = row / shape.heads;
     head = row % shape.heads;
-    first = (task % blocks) * kLocalAttentionBlock;
-    last = std::min(first + kLocalAttentionBlock, shape.length);
+    first = (task % blocks) * shape.block;
+    last = std::min(first + shape.block, shape.length);
     halo_first = std::max<int64_t>(first - shape.radius, 0);
     halo_last = std::min(last + shape.radius, shape.length);
   }
@@ -138,40 +139,49 @@ void local_attention_forward(
 
 template <typename T, typename A>
 void local_attention_backward(
-    const LocalAttention& shape, const T* grad_out, const T* q, const T* k, const T* v, const T* out, const A* lse,
-    T* grad_q, T* grad_k, T* grad_v, int64_t begin, int64_t end) {
+    const LocalAttention& shape, const T* grad_out, const T* q, const T* k, const T* v, const A* lse, T* grad_q,
+    T* grad_k, T* grad_v, int64_t begin, int64_t end) {
   const int64_t width = shape.width, length = shape.length;
-  std::vector<A> q_buffer, k_buffer, v_buffer, g_buffer, o_buffer, dq(width), dk, dv;
+  std::vector<A> q_buffer, k_buffer, v_buffer, g_buffer, dq(width), dk, dv, weights, slopes;
   for (int64_t task = begin; task < end; ++task) {
     const Block block(shape, task);
     const auto offset = [&](const int64_t* stride) { return block.batch * stride[0] + block.head * stride[1]; };
     const int64_t base = block.row * length * width;
-    const auto rows = [&](const T* source, int64_t stride, std::vector<A>& buffer) {
-      return Rows<T, A>(source, stride, width, block.halo_first, block.halo_last, buffer);
-    };
-    const auto queries = rows(q + offset(shape.q_stride), shape.q_stride[2], q_buffer);
-    const auto keys = rows(k + offset(shape.k_stride), shape.k_stride[2], k_buffer);
-    const auto values = rows(v + offset(shape.v_stride), shape.v_stride[2], v_buffer);
-    const auto grads = rows(grad_out + base, width, g_buffer);
-    const auto outputs = rows(out + base, width, o_buffer);
+    const int64_t keys_first = std::max<int64_t>(block.halo_first - shape.radius, 0);
+    const int64_t keys_last = std::min(block.halo_last + shape.radius, length);
+    const Rows<T, A> queries(
+        q + offset(shape.q_stride), shape.q_stride[2], width, block.halo_first, block.halo_last, q_buffer);
+    const Rows<T, A> grads(grad_out + base, width, width, block.halo_first, block.halo_last, g_buffer);
+    const Rows<T, A> keys(k + offset(shape.k_stride), shape.k_stride[2], width, keys_first, keys_last, k_buffer);
+    const Rows<T, A> values(v + offset(shape.v_stride), shape.v_stride[2], width, keys_first, keys_last, v_buffer);
     const bool* mask = shape.key_mask ? shape.key_mask + block.batch * shape.mask_stride : nullptr;
     dk.assign((block.last - block.first) * width, A(0));
     dv.assign((block.last - block.first) * width, A(0));
+    weights.resize(keys_last - keys_first);
+    slopes.resize(keys_last - keys_first);
     for (int64_t i = block.halo_first; i < block.halo_last; ++i) {
       const bool own_query = i >= block.first && i < block.last;
       const A log_sum = lse[block.row * length + i];
       std::fill(dq.begin(), dq.end(), A(0));
       // A row without a valid key has the constant output zero: no gradient passes through it.
       if (log_sum != -std::numeric_limits<A>::infinity()) {
-        const A delta = dot(grads[i], outputs[i], width);
-        const int64_t low = std::max<int64_t>(i - shape.radius, own_query ? 0 : block.first);
-        const int64_t high = std::min(i + shape.radius + 1, own_query ? length : block.last);
+        const int64_t low = std::max<int64_t>(i - shape.radius, 0), high = std::min(i + shape.radius + 1, length);
+        // The sum over the band is dot(grad_out, out), but free of the rounding of a half-precision output.
+        A delta = 0;
         for (int64_t j = low; j < high; ++j) {
+          if (mask == nullptr || mask[j]) {
+            weights[j - low] = std::exp(static_cast<A>(shape.scale) * dot(queries[i], keys[j], width) - log_sum);
+            slopes[j - low] = dot(grads[i], values[j], width);
+            delta += weights[j - low] * slopes[j - low];
+          }
+        }
+        for (int64_t j = own_query ? low : std::max(low, block.first);
+             j < (own_query ? high : std::min(high, block.last)); ++j) {
           if (mask != nullptr && !mask[j]) {
             continue;
           }
-          const A weight = std::exp(static_cast<A>(shape.scale) * dot(queries[i], keys[j], width) - log_sum);
-          const A grad_score = static_cast<A>(shape.scale) * weight * (dot(grads[i], values[j], width) - delta);
+          const A weight = weights[j - low];
+          const A grad_score = static_cast<A>(shape.scale) * weight * (slopes[j - low] - delta);
           if (own_query) {
             axpy(grad_score, keys[j], dq.data(), width);
           }
@@ -191,12 +201,11 @@ void local_attention_backward(
   }
 }
 
-#define POTLOC_INSTANTIATE(T, A)                                                                              \
-  template void local_attention_forward<T, A>(                                                                \
-      const LocalAttention&, const T*, const T*, const T*, T*, A*, int64_t, int64_t);                         \
-  template void local_attention_backward<T, A>(                                                               \
-      const LocalAttention&, const T*, const T*, const T*, const T*, const T*, const A*, T*, T*, T*, int64_t, \
-      int64_t);
+#define POTLOC_INSTANTIATE(T, A)                                                      \
+  template void local_attention_forward<T, A>(                                        \
+      const LocalAttention&, const T*, const T*, const T*, T*, A*, int64_t, int64_t); \
+  template void local_attention_backward<T, A>(                                       \
+      const LocalAttention&, const T*, const T*, const T*, const T*, const A*, T*, T*, T*, int64_t, int64_t);
 POTLOC_INSTANTIATE(float, float)
 POTLOC_INSTANTIATE(double, double)
 POTLOC_INSTANTIATE(BFloat16, float)

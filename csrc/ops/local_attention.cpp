@@ -28,6 +28,8 @@ cpu::LocalAttention describe(
   shape.width = q.size(3);
   shape.radius = std::min(window / 2, shape.length);
   shape.scale = scale;
+  // At least as long as the halo on both of its sides: the work that blocks share stays in proportion to their own.
+  shape.block = std::max<int64_t>(128, 2 * shape.radius);
   const auto describe_one = [&](const char* name, const Tensor& tensor, int64_t* stride) {
     check_shape(kOp, name, tensor, {q.size(0), q.size(1), q.size(2), q.size(3)});
     check_dtype(kOp, name, tensor, q.scalar_type());
@@ -50,8 +52,8 @@ cpu::LocalAttention describe(
   return shape;
 }
 
-int64_t task_count(const Tensor& q) {
-  return q.size(0) * q.size(1) * ((q.size(2) + cpu::kLocalAttentionBlock - 1) / cpu::kLocalAttentionBlock);
+int64_t task_count(const Tensor& q, int64_t block) {
+  return q.size(0) * q.size(1) * ((q.size(2) + block - 1) / block);
 }
 
 std::tuple<Tensor, Tensor> local_attention_cpu(
@@ -67,7 +69,7 @@ std::tuple<Tensor, Tensor> local_attention_cpu(
     const auto* v_data = static_cast<const T*>(v.const_data_ptr());
     auto* out_data = static_cast<T*>(out.mutable_data_ptr());
     auto* lse_data = static_cast<A*>(lse.mutable_data_ptr());
-    torch::stable::parallel_for(0, task_count(q), 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, task_count(q, shape.block), 1, [&](int64_t begin, int64_t end) {
       POTLOC_CPU(local_attention_forward, shape, q_data, k_data, v_data, out_data, lse_data, begin, end);
     });
   });
@@ -75,17 +77,14 @@ std::tuple<Tensor, Tensor> local_attention_cpu(
 }
 
 std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
-    const Tensor& grad_out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-    int64_t window, std::optional<Tensor> key_mask, double scale) {
+    const Tensor& grad_out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, int64_t window,
+    std::optional<Tensor> key_mask, double scale) {
   const auto shape = describe(q, k, v, window, key_mask, scale);
-  for (const Tensor* tensor : {&grad_out, &out}) {
-    check_shape(kOp, "grad_out and out", *tensor, {q.size(0), q.size(1), q.size(2), q.size(3)});
-    check_dtype(kOp, "grad_out and out", *tensor, q.scalar_type());
-  }
+  check_shape(kOp, "grad_out", grad_out, {q.size(0), q.size(1), q.size(2), q.size(3)});
+  check_dtype(kOp, "grad_out", grad_out, q.scalar_type());
   check_shape(kOp, "lse", lse, {q.size(0), q.size(1), q.size(2)});
   check_dtype(kOp, "lse", lse, lse_dtype(q));
-  const Tensor grad = torch::stable::contiguous(grad_out), forward_out = torch::stable::contiguous(out),
-               log_sum = torch::stable::contiguous(lse);
+  const Tensor grad = torch::stable::contiguous(grad_out), log_sum = torch::stable::contiguous(lse);
   const auto empty = [&] { return torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}); };
   Tensor grad_q = empty(), grad_k = empty(), grad_v = empty();
   dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
@@ -95,15 +94,12 @@ std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
     const auto* q_data = static_cast<const T*>(q.const_data_ptr());
     const auto* k_data = static_cast<const T*>(k.const_data_ptr());
     const auto* v_data = static_cast<const T*>(v.const_data_ptr());
-    const auto* out_data = static_cast<const T*>(forward_out.const_data_ptr());
     const auto* lse_data = static_cast<const A*>(log_sum.const_data_ptr());
     auto* gq = static_cast<T*>(grad_q.mutable_data_ptr());
     auto* gk = static_cast<T*>(grad_k.mutable_data_ptr());
     auto* gv = static_cast<T*>(grad_v.mutable_data_ptr());
-    torch::stable::parallel_for(0, task_count(q), 1, [&](int64_t begin, int64_t end) {
-      POTLOC_CPU(
-          local_attention_backward, shape, grad_data, q_data, k_data, v_data, out_data, lse_data, gq, gk, gv, begin,
-          end);
+    torch::stable::parallel_for(0, task_count(q, shape.block), 1, [&](int64_t begin, int64_t end) {
+      POTLOC_CPU(local_attention_backward, shape, grad_data, q_data, k_data, v_data, lse_data, gq, gk, gv, begin, end);
     });
   });
   return {grad_q, grad_k, grad_v};

@@ -89,7 +89,6 @@ def _(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
     lse: Tensor,
     window: int,
     key_mask: Tensor | None,
@@ -100,8 +99,8 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, ctx.window, key_mask, ctx.scale = inputs
-    out, lse = output
-    ctx.save_for_backward(q, k, v, out, lse, key_mask)
+    lse = output[1]
+    ctx.save_for_backward(q, k, v, lse, key_mask)
     ctx.mark_non_differentiable(lse)
     ctx.set_materialize_grads(False)
 
@@ -109,10 +108,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return (None,) * 6
-    q, k, v, out, lse, key_mask = ctx.saved_tensors
-    grads = torch.ops.potloc_fast._local_attention_backward(
-        grad_out, q, k, v, out, lse, ctx.window, key_mask, ctx.scale
-    )
+    q, k, v, lse, key_mask = ctx.saved_tensors
+    grads = torch.ops.potloc_fast._local_attention_backward(grad_out, q, k, v, lse, ctx.window, key_mask, ctx.scale)
     return (*grads, None, None, None)
 
 

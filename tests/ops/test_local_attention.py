@@ -49,20 +49,12 @@ def evaluate(attention: Callable[..., Tensor], tensors: tuple[Tensor, ...], *arg
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
-def root_mean_square(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt()
-
-
 def largest(x: Tensor) -> Tensor:
     return x.abs().max()
 
 
 def assert_as_good_as_plain(tensors: tuple[Tensor, ...], *args: object) -> None:
-    """Float types equal the reference in float64; half types are off by at most twice what plain PyTorch is.
-
-    Gradients in half types are held to that in the root mean square: those of q and k rest on the output as it was
-    rounded, which moves single elements further.
-    """
+    """Float types equal the reference in float64; half types are off by at most twice what plain PyTorch is."""
     dtype = tensors[0].dtype
     found = evaluate(ops.local_attention, tensors, *args)
     want = evaluate(reference.local_attention, tuple(tensor.double() for tensor in tensors), *args)
@@ -72,12 +64,11 @@ def assert_as_good_as_plain(tensors: tuple[Tensor, ...], *args: object) -> None:
         assert one.shape == exact.shape
         if one.numel() == 0:
             continue
-        size = largest if name in ("out", "v") or dtype.itemsize > 2 else root_mean_square
         if dtype.itemsize == 2:
-            allowed = 2 * size(usual.double() - exact) + torch.finfo(dtype).eps / 64
+            allowed = 2 * largest(usual.double() - exact) + torch.finfo(dtype).eps / 64
         else:
             allowed = torch.tensor(1e-12 if dtype == torch.float64 else 5e-6)
-        assert size(one.double() - exact) <= allowed, name
+        assert largest(one.double() - exact) <= allowed, name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -191,7 +182,7 @@ def test_opcheck() -> None:
         leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
         torch.library.opcheck(operators.local_attention.default, (*leaves, 5, mask, 0.5))
         out, lse = operators.local_attention(q, k, v, 5, mask, 0.5)
-        torch.library.opcheck(operators._local_attention_backward.default, (grad, q, k, v, out, lse, 5, mask, 0.5))
+        torch.library.opcheck(operators._local_attention_backward.default, (grad, q, k, v, lse, 5, mask, 0.5))
 
 
 def test_compiles_without_a_graph_break() -> None:
