@@ -181,7 +181,7 @@ def test_opcheck() -> None:
     for mask in (None, key_mask(2, 9)):
         leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
         torch.library.opcheck(operators.local_attention.default, (*leaves, 5, mask, 0.5))
-        out, lse = operators.local_attention(q, k, v, 5, mask, 0.5)
+        _, lse = operators.local_attention(q, k, v, 5, mask, 0.5)
         torch.library.opcheck(operators._local_attention_backward.default, (grad, q, k, v, lse, 5, mask, 0.5))
 
 
