@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import json
 import pkgutil
@@ -54,13 +55,15 @@ def main() -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure the operators and the steps around them beside their peers, on the CPU. Exit status 1: a "
+        description="Measure the operators and the steps around them beside their peers. Exit status 1: a "
         "result differs from a peer's, a ratio regressed (--compare), or what --id names can't be measured here.",
     )
-    parser.add_argument("--id", action="append", nargs="+", metavar="ID", help="what to measure; all where not given")
+    parser.add_argument(
+        "--id", action="append", nargs="+", metavar="ID", help="what to measure, also nms-*; all without"
+    )
     parser.add_argument("--list", action="store_true", help="print the ids and what they measure, and stop")
     parser.add_argument("--quick", action="store_true", help="about two minutes: shorter, and without the slow cases")
-    parser.add_argument("--json", metavar="FILE", help="write JSON: a value for one id, else a list; - prints it")
+    parser.add_argument("--json", metavar="FILE", help="write JSON: an object for one id, else a list; - prints it")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="write a CSV, a Markdown table and a plot there")
     parser.add_argument("--compare", metavar="CSV", type=Path, help="compare the ratios with those of an earlier CSV")
     parser.add_argument(
@@ -75,11 +78,14 @@ def main() -> int:
         return 0
     wanted = [name for group in options.id or () for name in group]
     for name in wanted:
-        if name not in cases:
+        if not fnmatch.filter(cases, name):
             parser.error(f"--id: expected one of {', '.join(cases)}, got {name}")
     if options.compare and not options.compare.is_file():
         parser.error(f"--compare: expected a CSV that an earlier run wrote, found no file {options.compare}")
-    chosen = [cases[name] for name in wanted] or [case for case in cases.values() if not (options.quick and case.slow)]
+    if wanted:
+        chosen = [cases[name] for pattern in wanted for name in fnmatch.filter(cases, pattern)]
+    else:
+        chosen = [case for case in cases.values() if not (options.quick and case.slow)]
     budget_s = QUICK_BUDGET_S if options.quick else FULL_BUDGET_S
     torch.manual_seed(0)
 
@@ -108,7 +114,7 @@ def main() -> int:
     if options.compare:
         failures += _compare(measured, options.compare, options.max_regression)
     if options.json:
-        text = json.dumps(values[0] if len(wanted) == 1 else values, indent=1) + "\n"
+        text = json.dumps(values[0] if wanted == [chosen[0].id] else values, indent=1) + "\n"
         if options.json == "-":
             sys.stdout.write(text)
         else:
@@ -123,14 +129,17 @@ def main() -> int:
 
 
 def _write(measured: dict[Case | Scaling, list[Result]], folder: Path) -> None:
+    """Write a CSV, a Markdown table and a plot for each device."""
     folder.mkdir(parents=True, exist_ok=True)
-    everything = [result for results in measured.values() for result in results]
-    stem = folder / re.sub(r"[^a-z0-9]+", "-", provenance()["device"].lower()).strip("-")
-    stem.with_suffix(".csv").write_text(report.to_csv(everything))
-    stem.with_suffix(".md").write_text(report.markdown(everything))
-    series = {case: results for case, results in measured.items() if isinstance(case, Scaling)}
-    if series:
-        plots.draw(series, stem.with_suffix(".png"))
+    for device in sorted({case.device for case in measured}):
+        here = {case: results for case, results in measured.items() if case.device == device}
+        everything = [result for results in here.values() for result in results]
+        stem = folder / re.sub(r"[^a-z0-9]+", "-", provenance(device)["device"].lower()).strip("-")
+        stem.with_suffix(".csv").write_text(report.to_csv(everything))
+        stem.with_suffix(".md").write_text(report.markdown(everything))
+        series = {case: results for case, results in here.items() if isinstance(case, Scaling)}
+        if series:
+            plots.draw(series, stem.with_suffix(".png"))
 
 
 def _compare(measured: dict[Case | Scaling, list[Result]], path: Path, max_regression: float) -> list[str]:

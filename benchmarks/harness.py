@@ -38,12 +38,14 @@ class Work:
         peers: what else does it, by name.
         check: takes our result and a peer's; raises AssertionError where they differ.
         parts: seconds that the parts of one run of ours take.
+        repeat: how many times each callable does the job; what is reported is the time of one.
     """
 
     ours: Callable[[], Any]
     peers: Mapping[str, Callable[[], Any]]
     check: Callable[[Any, Any], None]
     parts: Callable[[], Mapping[str, float]] | None = None
+    repeat: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,7 @@ class Case:
         goals: the ratio aimed at, by peer.
         limit_s: the seconds aimed at, for ours.
         slow: left out by `--quick`.
+        device: "cpu" or "cuda".
     """
 
     id: str
@@ -69,6 +72,7 @@ class Case:
     goals: Mapping[str, float] = field(default_factory=dict)
     limit_s: float | None = None
     slow: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,7 @@ class Scaling:
         spread: the share by which the time per item is aimed to differ at most, among sizes of `steady` or more.
         steady: from which size on the fixed cost of a call no longer counts.
         slow: left out by `--quick`.
+        device: "cpu" or "cuda".
     """
 
     id: str
@@ -96,6 +101,7 @@ class Scaling:
     spread: float | None = None
     steady: int = 0
     slow: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,10 @@ def measure(work: Work, budget_s: float) -> dict[str, Timing]:
                         break
     finally:
         gc.enable()
-    return {name: Timing(sorted(seconds[name]), peak_memory(call)) for name, call in calls.items()}
+    return {
+        name: Timing([one / work.repeat for one in sorted(seconds[name])], peak_memory(call))
+        for name, call in calls.items()
+    }
 
 
 def _run(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -191,10 +200,10 @@ def _status(key: str) -> int:
 
 
 @cache
-def provenance() -> dict[str, str]:
-    """Where and with what figures were measured."""
+def provenance(device: str = "cpu") -> dict[str, str]:
+    """Where, on "cpu" or "cuda", and with what figures were measured."""
     return {
-        "device": _processor(),
+        "device": _processor() if device == "cpu" else torch.cuda.get_device_name(),
         "capability": _C.cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),

@@ -15,7 +15,7 @@ from benchmarks.report import Result
 def draw(series: Mapping[Scaling, Sequence[Result]], path: Path) -> None:
     """Draw measured scalings into a PNG."""
     figure = Figure(figsize=(10, 3.2 * len(series)), layout="constrained")
-    origin = provenance()
+    origin = provenance(next(iter(series)).device)
     figure.suptitle(f"{origin['device']}, {origin['threads']} threads", fontsize=10)
     panels = figure.subplots(len(series), 2, squeeze=False)
     for (case, results), (time, memory) in zip(series.items(), panels, strict=True):

@@ -73,7 +73,7 @@ class Result:
                 "peak_bytes": timing.peak_bytes,
                 "ratio": "" if name == OURS else f"{self.ratio(name):.3g}",
                 "goal": self.limit_s if name == OURS else self.goals.get(name),
-                **provenance(),
+                **provenance(self.case.device),
             }
             for name, timing in self.timings.items()
         ]
@@ -107,7 +107,7 @@ def to_json(case: Case | Scaling, results: Sequence[Result]) -> dict[str, Any]:
         ]
         value["spread"] = spread(case, results)
         value["spread_goal"] = case.spread
-    return value | {"measured_on": provenance()}
+    return value | {"measured_on": provenance(case.device)}
 
 
 def spread(case: Scaling, results: Sequence[Result]) -> float:
@@ -136,8 +136,9 @@ def table(case: Case | Scaling, results: Sequence[Result]) -> Table:
 
 
 def markdown(results: Iterable[Result]) -> str:
-    """All results as a Markdown table, under a line that says where they were measured."""
-    origin = provenance()
+    """All results, of one device, as a Markdown table under a line that says where they were measured."""
+    results = list(results)
+    origin = provenance(results[0].case.device)
     lines = [
         f"{origin['device']}, {origin['threads']} threads, {origin['capability']}; torch {origin['torch']}, "
         f"Python {origin['python']}, commit {origin['commit']}. Ratio: a peer's median over that of {OURS}.",
