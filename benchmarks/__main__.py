@@ -43,7 +43,7 @@ def run(case: Case | Scaling, budget_s: float) -> list[Result]:
         log(case.id if size is None else f"{case.id}, size {size}")
         work = case.setup() if isinstance(case, Case) else case.setup(size or 0)
         try:
-            timings = measure(work, budget_s)
+            timings = measure(work, budget_s, case.device)
         except AssertionError as error:
             first_line = str(error).strip().partition("\n")[0]
             return [*results, Result(case, size, {}, {}, first_line or "a peer's result differs from ours")]

@@ -126,7 +126,7 @@ class Timing:
         return self.seconds[min(int(share * len(self.seconds)), len(self.seconds) - 1)]
 
 
-def measure(work: Work, budget_s: float) -> dict[str, Timing]:
+def measure(work: Work, budget_s: float, device: str = "cpu") -> dict[str, Timing]:
     """Check that all providers agree, then time them.
 
     Each provider runs for about `budget_s` seconds, in five bursts that take turns with those of the others, so that a
@@ -166,7 +166,7 @@ def measure(work: Work, budget_s: float) -> dict[str, Timing]:
     finally:
         gc.enable()
     return {
-        name: Timing([one / work.repeat for one in sorted(seconds[name])], peak_memory(call))
+        name: Timing([one / work.repeat for one in sorted(seconds[name])], peak_memory(call, device))
         for name, call in calls.items()
     }
 
@@ -177,8 +177,16 @@ def _run(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - begin
 
 
-def peak_memory(call: Callable[[], Any]) -> int | None:
-    """Bytes by which the process grew at most during a call, its result included; None where Linux is not there."""
+def peak_memory(call: Callable[[], Any], device: str = "cpu") -> int | None:
+    """Bytes by which the process, or what it has on a GPU, grew at most during a call, its result included.
+
+    None where the system does not tell.
+    """
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
     try:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # gives back what earlier calls left, so that it is counted again
