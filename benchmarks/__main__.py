@@ -148,7 +148,7 @@ def _compare(measured: dict[Case | Scaling, list[Result]], path: Path, max_regre
     count = sum(
         (r.case.id, r.on, peer) in earlier for results in measured.values() for r in results for peer in r.timings
     )
-    log(f"{path}: comparing {count} ratios; {left_out} are of another instruction set or number of threads")
+    log(f"{path}: comparing {count} ratios; {left_out} are of another processor, instruction set or number of threads")
     failures: list[str] = []
     for case, results in measured.items():
         suspects = report.regressions(results, earlier, max_regression)

@@ -198,8 +198,8 @@ def read_ratios(path: Path) -> tuple[dict[tuple[str, str, str], float], int]:
     """The ratios of an earlier CSV, by id, input and peer.
 
     Returns:
-        Those measured with the instruction set and the number of threads in use here, for ratios from others say
-        nothing about this machine; and how many were left out.
+        Those measured on the processor, with the instruction set and the number of threads in use here, for ratios
+        from others say nothing about this machine; and how many were left out.
     """
     here = provenance()
     ratios, left_out = {}, 0
@@ -207,7 +207,7 @@ def read_ratios(path: Path) -> tuple[dict[tuple[str, str, str], float], int]:
         for row in csv.DictReader(file):
             if not row["ratio"]:
                 continue
-            if all(row[key] == here[key] for key in ("capability", "threads")):
+            if all(row[key] == here[key] for key in ("device", "capability", "threads")):
                 ratios[row["id"], row["on"], row["provider"]] = float(row["ratio"])
             else:
                 left_out += 1

@@ -112,7 +112,13 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("factor", "key", "value", "status"),
-    [(0.9, None, "", 0), (100.0, None, "", 1), (100.0, "capability", "other", 0), (100.0, "threads", "99", 0)],
+    [
+        (0.9, None, "", 0),
+        (100.0, None, "", 1),
+        (100.0, "device", "other", 0),
+        (100.0, "capability", "other", 0),
+        (100.0, "threads", "99", 0),
+    ],
 )
 def test_compare(
     factor: float, key: str | None, value: str, status: int, earlier: list[dict[str, str]], tmp_path: Path
