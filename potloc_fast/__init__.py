@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,10 +17,12 @@ if TYPE_CHECKING:
     from potloc_fast.engine.train import train
     from potloc_fast.evaluation import evaluate
 
-__version__ = version("potloc_fast")
+    __version__: str
+
 __all__ = ["__version__", "evaluate", "load_config", "ops", "predict", "train"]
 
-# Imported when first used: whoever only wants an operator does not wait for Numba or pydantic.
+# All is imported when first used: whoever only wants an operator does not wait for Numba or pydantic, nor whoever
+# only evaluates for torch.
 _HOMES = {
     "evaluate": "potloc_fast.evaluation",
     "load_config": "potloc_fast.config",
@@ -33,6 +34,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "ops":
         return import_module("potloc_fast.ops")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("potloc_fast")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -10,7 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from potloc_fast.errors import InputError
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Pause the search for cycles while many objects without any are made and dropped: it would cost the most time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -72,7 +87,15 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: the file is missing, unreadable or not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return from_json(text)
+    except ValueError:
+        pass
+    # The standard library takes more (lone surrogates), and says best what is wrong and where.
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, got: {error}") from None

@@ -11,10 +11,10 @@ from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from potloc_fast.compiled import compiled
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation.segments import Segments, renumber
 from potloc_fast.files import read_json, read_text
@@ -176,32 +176,27 @@ def generate(proposals: Segments, points: Points, variant: Variant = "paper") ->
         if ours and theirs and not {*ours} & {*theirs}:
             raise InputError(f"proposals: expected {what} of the points such as {ours[0]!r}, got {theirs[0]!r}")
 
-    # The points by group, that is video and class, then time; and the proposals of these groups.
-    by_time = np.lexsort((points.time_sec, points.label, points.video))
+    # A group is a video and a class. The points by group, then time; a proposal holds those in [first, last).
+    group = points.video * len(points.labels) + points.label
+    by_time = np.lexsort((points.time_sec, group))
     time, label = points.time_sec[by_time], points.label[by_time]
-    group = points.video[by_time] * len(points.labels) + label
     proposal_video = renumber(proposals.videos, {name: i for i, name in enumerate(points.videos)})[proposals.video]
     proposal_label = renumber(proposals.labels, {name: i for i, name in enumerate(points.labels)})[proposals.label]
-    known = np.flatnonzero((proposal_video >= 0) & (proposal_label >= 0))
-    proposal_label = proposal_label[known]
-    proposal_group = proposal_video[known] * len(points.labels) + proposal_label
-    start, end, score = proposals.start_sec[known], proposals.end_sec[known], proposals.score[known]
-
-    # A proposal holds the points [first, last): found by one binary search over (group, rank of the time).
-    times = np.unique(time)
-    key = group * (len(times) + 1) + np.searchsorted(times, time)
-    first = np.searchsorted(key, proposal_group * (len(times) + 1) + np.searchsorted(times, start, side="left"))
-    last = np.searchsorted(key, proposal_group * (len(times) + 1) + np.searchsorted(times, end, side="right"))
+    known = (proposal_video >= 0) & (proposal_label >= 0)
+    proposal_group = np.where(known, proposal_video * len(points.labels) + proposal_label, -1)
+    start, end, score = proposals.start_sec, proposals.end_sec, proposals.score
+    first, last = _held(proposal_group, start, end, group[by_time], time)
     count = last - first
 
     # Lines 4 to 8: S* and the mean length d of its members. What is split in k parts has k members.
-    members = np.where(count == 1, 1, 0) if variant == "paper" else count
-    total = np.bincount(proposal_label, weights=(end - start) * (members > 0), minlength=len(points.labels))
-    number = np.bincount(proposal_label, weights=members, minlength=len(points.labels))
+    member = count == 1 if variant == "paper" else count > 0
+    inside = proposal_label[member]
+    total = np.bincount(inside, weights=(end - start)[member], minlength=len(points.labels))
+    number = np.bincount(inside, weights=count[member], minlength=len(points.labels))
     half = np.divide(total, 2 * number, out=np.full(len(number), np.nan), where=number > 0)[label]
 
     # Lines 9 to 19: members of S* come before all others, then the best score, then the first.
-    best = _claim(first, last, np.lexsort((-score, members == 0)), len(time))
+    best = _best_of_each(first, last, member, score, len(time))
     point = np.flatnonzero(best >= 0)
     chosen = best[point]
     new_score = score[chosen]
@@ -235,18 +230,71 @@ def generate(proposals: Segments, points: Points, variant: Variant = "paper") ->
     return PseudoLabels(segments, points.time_sec[origin])
 
 
-@numba.njit(cache=True, nogil=True)
-def _claim(first, last, order, size):  # type: ignore[no-untyped-def]
-    """Let proposals, in this order, each take all points `[first, last)` that are still free: int64[size], or -1."""
-    owner = np.full(size, -1)
-    following = np.arange(size + 1)  # leads to the next free point; paths are halved when walked
-    for j in order:
-        i = first[j]
-        while i < last[j]:
-            if following[i] == i:
-                owner[i] = j
-                following[i] = i + 1
-            else:
-                following[i] = following[following[i]]
-            i = following[i]
-    return owner
+@compiled
+def _held(proposal_group, start, end, group, time):  # type: ignore[no-untyped-def]
+    """Find the points `[first, last)` that each proposal holds, among points sorted by group, then time: int64[N] x 2.
+
+    The proposals of a group mostly follow each other, so that most of them look among a few points only.
+    """
+    first, last = np.zeros((2, len(start)), dtype=np.int64)
+    current, low, high = -1, 0, 0
+    for j in range(len(start)):
+        if proposal_group[j] != current:
+            current = proposal_group[j]
+            low = _bisect(group, current, False, 0, len(group))
+            high = _bisect(group, current, True, low, len(group))
+        first[j] = _bisect(time, start[j], False, low, high)
+        last[j] = _bisect(time, end[j], True, first[j], high)
+    return first, last
+
+
+@compiled
+def _bisect(values, value, after, low, high):  # type: ignore[no-untyped-def]
+    """Find the first of the ascending `values[low:high]` that is >= `value`, or > if `after`: its index, or `high`."""
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < value or (after and values[middle] == value):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _best_of_each(first, last, member, score, size):  # type: ignore[no-untyped-def]
+    """Find the best of the proposals that hold each of `size` points: int64[size], -1 for none.
+
+    What holds n points is entered for two runs of 2^k points that cover them, where 2^k <= n < 2^(k + 1), however many
+    they are. In the end the best of each run is entered for both of its halves, down to single points.
+    """
+    longest = 0
+    for j in range(len(first)):
+        longest = max(longest, last[j] - first[j])
+    levels = 1
+    while 1 << levels <= longest:
+        levels += 1
+    best = np.full((levels, size), -1)
+    for j in range(len(first)):
+        if last[j] > first[j]:
+            level = 0
+            while 1 << (level + 1) <= last[j] - first[j]:
+                level += 1
+            for i in (first[j], last[j] - (1 << level)):
+                if _is_better(j, best[level, i], member, score):
+                    best[level, i] = j
+    for level in range(levels - 1, 0, -1):
+        for run in range(size - (1 << level) + 1):
+            for i in (run, run + (1 << (level - 1))):
+                if _is_better(best[level, run], best[level - 1, i], member, score):
+                    best[level - 1, i] = best[level, run]
+    return best[0]
+
+
+@compiled
+def _is_better(j, other, member, score):  # type: ignore[no-untyped-def]
+    """Tell whether proposal j comes before the other; -1 stands for none."""
+    if j < 0 or other < 0:
+        return other < j
+    if member[j] != member[other]:
+        return member[j]
+    return score[j] > score[other] or (score[j] == score[other] and j < other)

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from potloc_fast.errors import InputError
-from potloc_fast.files import atomic, read_json, read_text, write_json, write_text
+from potloc_fast.files import atomic, read_json, read_text, without_collection, write_json, write_text
 
 
 def test_atomic_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
@@ -92,6 +98,46 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes, message: str) ->
     with pytest.raises(InputError) as caught:
         read_json(path)
     assert str(caught.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[" * 100_000, "expected JSON, got: maximum recursion depth"), ("9" * 5000, "expected JSON, got: Exceeds the")],
+)
+def test_a_file_too_deep_or_a_number_too_long_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists) | st.text())
+def test_json_is_read_as_the_standard_library_has_it(value: Any) -> None:
+    text = json.dumps(value)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(text)
+        file.flush()
+        assert repr(read_json(file.name)) == repr(json.loads(text))
+
+
+def test_what_the_fast_parser_refuses_is_read_too(tmp_path: Path) -> None:
+    # Half of a surrogate pair, nesting of 500, the last of equal keys.
+    text = '{"a": "\\ud800", "a": "\\ud801", "b": ' + "[" * 500 + "]" * 500 + "}"
+    (tmp_path / "file.json").write_text(text)
+    assert read_json(tmp_path / "file.json") == json.loads(text)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collection_goes_on_as_it_was(enabled: bool) -> None:
+    try:
+        gc.enable() if enabled else gc.disable()
+        with contextlib.suppress(KeyError), without_collection():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

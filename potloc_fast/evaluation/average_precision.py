@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE
-from rich.markup import escape
-from rich.table import Table
 
+from potloc_fast.compiled import compiled
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation.segments import Segments, read_ambiguous, read_detections, read_ground_truth, renumber
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Protocol = Literal["activitynet", "thumos"]
 
@@ -52,6 +52,10 @@ class Evaluation:
 
     def table(self) -> Table:
         """Give a table for the terminal: a row a class (n instances), a column a threshold, mAP below."""
+        from rich.box import SIMPLE
+        from rich.markup import escape
+        from rich.table import Table
+
         table = Table(title="Average precision (%)", show_footer=True, box=SIMPLE, padding=0)
         instances = sum(result["instances"] for result in self.per_class.values())
         table.add_column("class", footer="mAP", overflow="fold")
@@ -133,27 +137,25 @@ def evaluate(
         order = np.lexsort((-found.score, label))
         order = order[(label[order] >= 0) & ~overlapping[order]]
         hit = _activitynet_hits(found_key.take(order), truth_key, thresholds)
-        counted = np.ones_like(hit)
     else:
         order = np.lexsort((video, -found.score, label))
         order = order[label[order] >= 0]
         hit = _thumos_hits(found_key.take(order), truth_key, thresholds)
-        counted = hit | ~overlapping[order]
 
-    per_class: dict[str, ClassResult] = {}
-    for name, index in classes.items():
-        first, last = np.searchsorted(label[order], (index, index + 1))
-        size = int(np.count_nonzero(truth.label == index))
-        ap = [
-            100 * _average_precision(h[first:last][c[first:last]], size, interpolated=protocol == "activitynet")
-            for h, c in zip(hit, counted, strict=True)
-        ]
-        per_class[name] = {"ap": ap, "mean": float(np.mean(ap)), "instances": size}
-    mean_ap = np.mean([result["ap"] for result in per_class.values()], axis=0)
+    indices = np.array(list(classes.values()))
+    instances = np.bincount(truth.label)[indices]
+    bounds = np.searchsorted(label[order], [indices, indices + 1])
+    ap = 100 * _average_precision(hit, overlapping[order], *bounds, instances, protocol == "activitynet")
+    per_class: dict[str, ClassResult] = {
+        name: {"ap": row, "mean": mean, "instances": size}
+        for name, row, mean, size in zip(
+            classes, ap.tolist(), ap.mean(axis=1).tolist(), instances.tolist(), strict=True
+        )
+    }
     return Evaluation(
         tiou=tuple(thresholds.tolist()),
-        map=tuple(mean_ap.tolist()),
-        mean=float(mean_ap.mean()),
+        map=tuple(ap.mean(axis=0).tolist()),
+        mean=float(ap.mean()),
         per_class=per_class,
         warnings=warnings,
     )
@@ -171,22 +173,25 @@ class _Keyed(NamedTuple):
 
 
 def _activitynet_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which detections, of falling score within a class, are true positives: bool[K, N]."""
+    """Tell which detections, of falling score within a class, are true positives: bool[N, K]."""
     grouped = instances.take(np.argsort(instances.key, kind="stable"))
     # What exceeds the next smaller number is at least t.
-    return _match(ranked, grouped, np.nextafter(thresholds, 0.0), ties_by_network=True) >= 0
+    found, _ = _match(ranked, grouped, np.nextafter(thresholds, 0.0), ties_by_network=True)
+    return found
 
 
 def _thumos_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which detections, of falling score within a class, are true positives: bool[K, N]."""
+    """Tell which detections, of falling score within a class, are true positives: bool[N, K]."""
     order = np.argsort(ranked.key, kind="stable")
-    hit = np.zeros((len(thresholds), len(order)), dtype=np.bool_)
-    for row, taken in zip(hit, _match(instances, ranked.take(order), thresholds, ties_by_network=False), strict=True):
-        row[order[taken[taken >= 0]]] = True
+    _, free = _match(instances, ranked.take(order), thresholds, ties_by_network=False)
+    hit = np.empty_like(free)
+    hit[order] = ~free
     return hit
 
 
-def _match(seekers: _Keyed, sought: _Keyed, above: NDArray[np.float64], ties_by_network: bool) -> NDArray[np.int64]:
+def _match(
+    seekers: _Keyed, sought: _Keyed, above: NDArray[np.float64], ties_by_network: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Let one seeker after another take the free one of its key in `sought` with the highest tIoU over a threshold.
 
     Args:
@@ -196,41 +201,46 @@ def _match(seekers: _Keyed, sought: _Keyed, above: NDArray[np.float64], ties_by_
         ties_by_network: of equal tIoU take the last by `_sorts_after`, else the first.
 
     Returns:
-        int64[K, N], the index in `sought` of what was taken, -1 for none.
+        bool[N, K], which seekers took one, and bool[M, K], which of `sought` none took.
     """
-    first = np.searchsorted(sought.key, seekers.key, side="left")
-    last = np.searchsorted(sought.key, seekers.key, side="right")
-    taken: NDArray[np.int64] = _take_best(
-        seekers.start, seekers.end, sought.start, sought.end, first, last, above, ties_by_network
-    )
-    return taken
+    found: NDArray[np.bool_]
+    free: NDArray[np.bool_]
+    found, free = _take_best(seekers, sought, np.searchsorted(sought.key, seekers.key), above, ties_by_network)
+    return found, free
 
 
-@numba.njit(cache=True, nogil=True)
-def _take_best(start, end, other_start, other_end, first, last, above, ties_by_network):  # type: ignore[no-untyped-def]
-    taken = np.full((len(above), len(start)), -1, dtype=np.int64)
-    free = np.ones((len(above), len(other_start)), dtype=np.bool_)
-    for i in range(len(start)):
-        tiou = np.zeros(last[i] - first[i])
-        for j in range(len(tiou)):
-            s, e = other_start[first[i] + j], other_end[first[i] + j]
-            intersection = min(end[i], e) - max(start[i], s)
+@compiled
+def _take_best(seekers, sought, first, above, ties_by_network):  # type: ignore[no-untyped-def]
+    found = np.zeros((len(seekers.key), len(above)), dtype=np.bool_)
+    free = np.ones((len(sought.key), len(above)), dtype=np.bool_)
+    tiou = np.empty(len(sought.key))
+    near = np.empty(len(sought.key), dtype=np.int64)
+    for i in range(len(seekers.key)):
+        start, end = seekers.start[i], seekers.end[i]
+        size = close = 0
+        while first[i] + size < len(sought.key) and sought.key[first[i] + size] == seekers.key[i]:
+            s, e = sought.start[first[i] + size], sought.end[first[i] + size]
+            intersection = min(end, e) - max(start, s)
+            tiou[size] = 0.0
             if intersection > 0.0:
-                tiou[j] = intersection / ((e - s) + (end[i] - start[i]) - intersection)
+                tiou[size] = intersection / ((e - s) + (end - start) - intersection)
+                near[close] = size
+                close += 1
+            size += 1
         for k in range(len(above)):
             best, best_tiou = -1, above[k]
-            for j in range(len(tiou)):
-                if not free[k, first[i] + j] or tiou[j] < best_tiou:
+            for j in near[:close]:
+                if not free[first[i] + j, k] or tiou[j] < best_tiou:
                     continue
-                if tiou[j] > best_tiou or (ties_by_network and best >= 0 and _sorts_after(tiou, j, best)):
+                if tiou[j] > best_tiou or (ties_by_network and best >= 0 and _sorts_after(tiou[:size], j, best)):
                     best, best_tiou = j, tiou[j]
             if best >= 0:
-                taken[k, i] = first[i] + best
-                free[k, taken[k, i]] = False
-    return taken
+                found[i, k] = True
+                free[first[i] + best, k] = False
+    return found, free
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sorts_after(values, i, j):  # type: ignore[no-untyped-def]
     """Tell whether element i comes after element j once a bitonic network has sorted `values`.
 
@@ -252,16 +262,45 @@ def _sorts_after(values, i, j):  # type: ignore[no-untyped-def]
             stride //= 2
             mask = stride
         width *= 2
-    return np.flatnonzero(origin == i)[0] > np.flatnonzero(origin == j)[0]
+    for index in origin:
+        if index == i:
+            return False
+        if index == j:
+            break
+    return True
 
 
-def _average_precision(hit: NDArray[np.bool_], instances: int, interpolated: bool) -> float:
-    """Give the mean, over all instances, of the precision at the rank where each was found (0 where it was not)."""
-    ranks = np.flatnonzero(hit) + 1
-    precision = np.arange(1, len(ranks) + 1) / ranks
-    if interpolated:
-        precision = np.maximum.accumulate(precision[::-1])
-    return float(precision.sum()) / instances
+@compiled
+def _average_precision(hit, ambiguous, first, last, instances, interpolated):  # type: ignore[no-untyped-def]
+    """Give the mean, over all instances, of the precision at the rank where each was found (0 where it was not).
+
+    Args:
+        hit: bool[N, K], which detections are true positives, by class and rank, at each threshold.
+        ambiguous: bool[N], which count only where they are true positives.
+        first: int64[C], the first detection of each class.
+        last: int64[C], the one after its last.
+        instances: int64[C], their number in each class.
+        interpolated: take the best precision at this rank or a later one.
+
+    Returns:
+        float64[C, K].
+    """
+    mean = np.empty((len(first), hit.shape[1]))
+    for c in range(len(first)):
+        for k in range(hit.shape[1]):
+            precision = np.empty(instances[c])
+            found = rank = 0
+            for i in range(first[c], last[c]):
+                rank += hit[i, k] or not ambiguous[i]
+                if hit[i, k]:
+                    found += 1
+                    precision[found - 1] = found / rank
+            total = best = 0.0
+            for n in range(found - 1, -1, -1):
+                best = max(best, precision[n]) if interpolated else precision[n]
+                total += best
+            mean[c, k] = total / instances[c]
+    return mean
 
 
 def _overlap(segments: Segments, regions: Segments) -> NDArray[np.bool_]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import inf
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.errors import InputError
-from potloc_fast.files import read_json, read_text, write_json
+from potloc_fast.files import read_json, read_text, without_collection, write_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +111,7 @@ class Segments:
         return {"version": "VERSION 1.3", "external_data": {}, "results": results}
 
 
+@without_collection()
 def read_detections(path: str | Path) -> Segments:
     """Read detections or proposals from a JSON file, see `Segments.from_results`."""
     return Segments.from_results(read_json(path), path)
@@ -122,6 +122,7 @@ def write_detections(path: str | Path, segments: Segments) -> None:
     write_json(path, segments.to_results())
 
 
+@without_collection()
 def read_ground_truth(path: str | Path, subset: str | None = None) -> Segments:
     """Read ground truth from a JSON file, see `Segments.from_ground_truth`."""
     return Segments.from_ground_truth(read_json(path), subset, path)
@@ -166,34 +167,39 @@ def _section(value: Any, key: str, source: str | Path) -> Mapping[str, Any]:
 
 def _parse(groups: Mapping[str, Any], where: Callable[[str], str], scored: bool) -> Segments:
     """Turn the entries of each video into columns; `where` names a video in error messages."""
-    expected = f"a label{', a score' if scored else ''} and a segment [start, end], start <= end, all finite"
-    labels: dict[str, int] = {}
-    video, label = array("q"), array("q")
-    start_sec, end_sec, score = array("d"), array("d"), array("d")
-    for index, (name, entries) in enumerate(groups.items()):
+    for name, entries in groups.items():
         if not isinstance(entries, list):
             raise InputError(f"{where(name)}: expected a list, got {reprlib.repr(entries)}")
-        for number, entry in enumerate(entries):
+    try:
+        labels, label, start, end, score = _columns(list(chain.from_iterable(groups.values())), scored)
+    except _MALFORMED:
+        expected = f"a label{', a score' if scored else ''} and a segment [start, end], start <= end, all finite"
+        for name, number, entry in ((n, i, entry) for n, entries in groups.items() for i, entry in enumerate(entries)):
             try:
-                text = entry["label"]
-                start, end = map(float, entry["segment"])
-                value = float(entry["score"]) if scored else 1.0
-                # Written so that NaN fails as well.
-                if not (-inf < start <= end < inf and -inf < value < inf and isinstance(text, str)):
-                    raise ValueError
-            except (KeyError, TypeError, ValueError, OverflowError):
+                _columns([entry], scored)
+            except _MALFORMED:
                 raise InputError(f"{where(name)}[{number}]: expected {expected}, got {reprlib.repr(entry)}") from None
-            video.append(index)
-            label.append(labels.setdefault(text, len(labels)))
-            start_sec.append(start)
-            end_sec.append(end)
-            score.append(value)
-    return Segments(
-        videos=tuple(groups),
-        labels=tuple(labels),
-        video=np.array(video, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        start_sec=np.array(start_sec, dtype=np.float64),
-        end_sec=np.array(end_sec, dtype=np.float64),
-        score=np.array(score, dtype=np.float64),
-    )
+        raise
+    video = np.repeat(np.arange(len(groups)), [len(entries) for entries in groups.values()])
+    return Segments(tuple(groups), labels, video, label, start, end, score)
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, OverflowError)
+
+
+def _columns(
+    entries: list[Any], scored: bool
+) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Give the labels and the columns label, start, end and score; raises one of `_MALFORMED` if an entry is."""
+    size = len(entries)
+    texts = [entry["label"] for entry in entries]
+    labels = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    spans = [entry["segment"] for entry in entries]
+    times = np.fromiter(map(float, chain.from_iterable(spans)), np.float64)
+    score = np.fromiter((float(entry["score"]) for entry in entries), np.float64, size) if scored else np.ones(size)
+    if not all(isinstance(text, str) for text in labels) or not {*map(len, spans)} <= {2}:
+        raise ValueError
+    start, end = times.reshape(size, 2).T.copy()
+    if not (np.isfinite(times).all() and np.isfinite(score).all() and (start <= end).all()):
+        raise ValueError
+    return tuple(labels), np.fromiter(map(labels.__getitem__, texts), np.int64, size), start, end, score

@@ -77,6 +77,13 @@ def test_malformed_entry_is_named(tmp_path: Path, entry: Any) -> None:
         read_detections(path)
 
 
+def test_the_first_malformed_entry_is_named() -> None:
+    # Together the two have as many times as two good ones.
+    entries = [ENTRY, {**ENTRY, "segment": [1.0]}, {**ENTRY, "segment": [1.0, 2.0, 3.0]}]
+    with pytest.raises(InputError, match=r"^detections: results\['v'\]\[1\]: expected a label.* got \{'label': 'a'"):
+        Segments.from_results({"results": {"u": [ENTRY], "v": entries}})
+
+
 @pytest.mark.parametrize("value", [[], {}, {"results": []}, {"results": None}, 3])
 def test_file_without_results_is_named(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "d.json"
