@@ -1,4 +1,7 @@
-// Background seeds: one walk over every (video, level) row that remembers the current gap between actions.
+// Background seeds, row by row (a row is a level of a video). A first pass marks what exceeds the threshold; from
+// action to action, which a search for a byte finds, each gap then takes one search from either end, and one for its
+// highest value where nothing in it exceeds the threshold. What the mask leaves out is neither action nor over, and its
+// value is NaN; seeds that are marked across it take the mask itself.
 
 #include "cpu/background_seeds.h"
 
@@ -6,6 +9,12 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <type_traits>
+
+#include "cpu/convert.h"
 
 namespace potloc::cpu::POTLOC_CAPABILITY {
 namespace {
@@ -13,78 +22,114 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-// A maximal run of snippets without action; -1 where there is no such snippet yet.
-template <typename T>
-struct Gap {
-  int64_t first = -1, last = -1;
-  int64_t first_over = -1, last_over = -1;
-  int64_t argmax = -1;
-  T max{};
+// The first of [begin, end) that is true, or `end`.
+const bool* find_true(const bool* begin, const bool* end) {
+  const void* found = begin == end ? nullptr : std::memchr(begin, true, end - begin);
+  return found == nullptr ? end : static_cast<const bool*>(found);
+}
 
-  void add(int64_t t, T value, T threshold) {
-    first = first < 0 ? t : first;
-    last = t;
-    if (value > threshold) {
-      first_over = first_over < 0 ? t : first_over;
-      last_over = t;
-    }
-    if (argmax < 0 ? value == value : value > max) {
-      argmax = t;
-      max = value;
+// The position of the first highest value of [begin, end), or `end` where all are NaN.
+template <typename A>
+int64_t argmax(const A* value, int64_t begin, int64_t end) {
+  int64_t best = begin;
+  while (best < end && value[best] != value[best]) {
+    ++best;
+  }
+  A highest = best < end ? value[best] : A(0);
+  for (int64_t t = best + 1; t < end; ++t) {
+    if (value[t] > highest) {
+      highest = value[best = t];
     }
   }
-};
+  return best;
+}
 
-template <typename T>
-void mark_seeds(
-    const BackgroundSeeds& call, const Gap<T>& gap, bool after_action, bool before_action, const bool* mask,
-    bool* seeds) {
-  int64_t first = gap.first_over, last = gap.last_over;
-  if (first < 0) {
-    if (gap.argmax < 0 || (after_action != before_action && !call.outer_argmax)) {
+// One row, with room for its values and flags.
+template <typename A>
+class Row {
+ public:
+  explicit Row(int64_t longest) : value_(new A[longest]), over_(new bool[longest]), action_(new bool[longest]) {
+  }
+
+  template <typename T>
+  void mark(
+      const T* background, const bool* action, const bool* mask, bool* seeds, int64_t length, T threshold,
+      bool outer_argmax) {
+    A* value = value_.get();
+    bool *over = over_.get(), *real_action = action_.get();
+    convert(background, value, length);
+    if (mask != nullptr) {
+#pragma omp simd
+      for (int64_t t = 0; t < length; ++t) {
+        value[t] = mask[t] ? value[t] : std::numeric_limits<A>::quiet_NaN();
+        real_action[t] = action[t] & mask[t];
+      }
+      action = real_action;
+    }
+    const A limit = static_cast<A>(threshold);
+#pragma omp simd
+    for (int64_t t = 0; t < length; ++t) {
+      over[t] = value[t] > limit;
+    }
+    std::fill_n(seeds, length, false);
+    int64_t begin = 0;
+    bool after_action = false;
+    while (true) {
+      const int64_t end = find_true(action + begin, action + length) - action;
+      const bool before_action = end < length;
+      mark_gap(begin, end, after_action, before_action, outer_argmax, mask, seeds);
+      if (!before_action) {
+        return;
+      }
+      begin = end + 1;
+      after_action = true;
+    }
+  }
+
+ private:
+  void mark_gap(
+      int64_t begin, int64_t end, bool after_action, bool before_action, bool outer_argmax, const bool* mask,
+      bool* seeds) const {
+    const bool outer = after_action != before_action;
+    int64_t first = find_true(over_.get() + begin, over_.get() + end) - over_.get(), last = end - 1;
+    if (first == end) {
+      const int64_t best = outer && !outer_argmax ? end : argmax(value_.get(), begin, end);
+      if (best < end) {
+        seeds[best] = true;
+      }
       return;
     }
-    first = last = gap.argmax;
-  } else if (before_action && !after_action) {
-    first = gap.first;
-  } else if (after_action && !before_action) {
-    last = gap.last;
+    if (outer && before_action) {
+      first = begin;
+    }
+    if (!outer || before_action) {
+      while (!over_[last]) {
+        --last;
+      }
+    }
+    for (int64_t t = first; t <= last; ++t) {
+      seeds[t] = mask == nullptr || mask[t];
+    }
   }
-  for (int64_t t = first; t <= last; ++t) {
-    seeds[t] = mask == nullptr || mask[t];
-  }
-}
+
+  std::unique_ptr<A[]> value_;
+  std::unique_ptr<bool[]> over_, action_;
+};
 
 }  // namespace
 
 template <typename T>
 void background_seeds(
     const BackgroundSeeds& call, const T* background, const bool* action, bool* seeds, int64_t begin, int64_t end) {
+  using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
   // The comparison is made in the dtype of the probabilities, as PyTorch makes it.
   const T threshold = static_cast<T>(call.threshold);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t offset = row / call.levels * call.width;
-    const int64_t first = call.level_begin[row % call.levels], last = call.level_begin[row % call.levels + 1];
-    const T* value = background + offset;
-    const bool* is_action = action + offset;
-    const bool* mask = call.mask == nullptr ? nullptr : call.mask + offset;
-    bool* out = seeds + offset;
-    std::fill(out + first, out + last, false);
-    Gap<T> gap;
-    bool after_action = false;
-    for (int64_t t = first; t < last; ++t) {
-      if (mask != nullptr && !mask[t]) {
-        continue;
-      }
-      if (is_action[t]) {
-        mark_seeds(call, gap, after_action, true, mask, out);
-        gap = {};
-        after_action = true;
-      } else {
-        gap.add(t, value[t], threshold);
-      }
-    }
-    mark_seeds(call, gap, after_action, false, mask, out);
+  Row<A> row(call.width);
+  for (int64_t n = begin; n < end; ++n) {
+    const int64_t level = n % call.levels, first = n / call.levels * call.width + call.level_begin[level];
+    row.mark(
+        background + first, action + first, call.mask == nullptr ? nullptr : call.mask + first, seeds + first,
+        call.level_begin[level + 1] - call.level_begin[level], threshold, call.outer_argmax);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "common/checks.h"
@@ -12,6 +13,9 @@ namespace potloc {
 namespace {
 
 constexpr const char* kOp = "background_seeds";
+
+// Snippets that are worth a thread.
+constexpr int64_t kGrain = 32768;
 
 Tensor background_seeds_cpu(
     const Tensor& background, const Tensor& action, std::vector<int64_t> level_lengths, double threshold,
@@ -42,7 +46,8 @@ Tensor background_seeds_cpu(
     const auto* values = static_cast<const T*>(background.const_data_ptr());
     const auto* is_action = static_cast<const bool*>(action.const_data_ptr());
     auto* out = static_cast<bool*>(seeds.mutable_data_ptr());
-    torch::stable::parallel_for(0, videos * levels, 1, [&](int64_t begin, int64_t end) {
+    const int64_t rows = videos * levels, grain = 1 + kGrain * rows / std::max<int64_t>(videos * width, 1);
+    torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
       POTLOC_CPU(background_seeds, call, values, is_action, out, begin, end);
     });
   });

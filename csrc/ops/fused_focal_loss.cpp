@@ -27,6 +27,11 @@ void check(const Tensor& logits, const Tensor& targets, const Tensor& positive, 
   }
 }
 
+// Chunks that are worth a thread: those of 8192 logits.
+int64_t grain(const Tensor& logits) {
+  return 1 + 8192 / (cpu::kFusedFocalChunk * logits.size(1));
+}
+
 int64_t chunk_count(const Tensor& logits) {
   return (logits.size(0) + cpu::kFusedFocalChunk - 1) / cpu::kFusedFocalChunk;
 }
@@ -49,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> fused_focal_loss_cpu(
     const auto* x = static_cast<const T*>(logits.const_data_ptr());
     const auto* t = static_cast<const T*>(targets.const_data_ptr());
     std::vector<A> partial(2 * chunks);
-    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, chunks, grain(logits), [&](int64_t begin, int64_t end) {
       POTLOC_CPU(
           fused_focal_loss_forward, x, t, positive_rows, background_rows, partial.data(), static_cast<A>(gamma), rows,
           logits.size(1) - 1, begin, end);
@@ -88,7 +93,7 @@ Tensor fused_focal_loss_backward_cpu(
     const auto* positive_rows = static_cast<const bool*>(positive.const_data_ptr());
     const auto* background_rows = static_cast<const bool*>(background.const_data_ptr());
     auto* out = static_cast<T*>(grad_logits.mutable_data_ptr());
-    torch::stable::parallel_for(0, chunk_count(logits), 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, chunk_count(logits), grain(logits), [&](int64_t begin, int64_t end) {
       POTLOC_CPU(
           fused_focal_loss_backward, act_factor, bg_factor, x, t, positive_rows, background_rows, out,
           static_cast<A>(gamma), logits.size(0), logits.size(1) - 1, begin, end);

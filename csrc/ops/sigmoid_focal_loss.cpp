@@ -13,6 +13,9 @@ namespace {
 
 constexpr const char* kOp = "sigmoid_focal_loss";
 
+// Chunks that are worth a thread.
+constexpr int64_t kGrain = 2;
+
 enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
 
 void check(const Tensor& logits, const Tensor& targets, int64_t reduction) {
@@ -38,7 +41,7 @@ Tensor sigmoid_focal_loss_cpu(
     auto* out = static_cast<T*>(loss.mutable_data_ptr());
     const int64_t chunks = chunk_count(logits);
     std::vector<A> partial(reduction == none ? 0 : chunks);
-    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, chunks, kGrain, [&](int64_t begin, int64_t end) {
       POTLOC_CPU(
           sigmoid_focal_loss_forward, x, t, reduction == none ? out : nullptr, partial.data(), static_cast<A>(alpha),
           static_cast<A>(gamma), logits.numel(), begin, end);
@@ -71,7 +74,7 @@ Tensor sigmoid_focal_loss_backward_cpu(
     const auto* t = static_cast<const T*>(targets.const_data_ptr());
     auto* out = static_cast<T*>(grad_logits.mutable_data_ptr());
     const A factor = reduction == mean ? A(1) / static_cast<A>(logits.numel()) : A(1);
-    torch::stable::parallel_for(0, chunk_count(logits), 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, chunk_count(logits), kGrain, [&](int64_t begin, int64_t end) {
       POTLOC_CPU(
           sigmoid_focal_loss_backward, g, reduction == none ? 1 : 0, factor, x, t, out, static_cast<A>(alpha),
           static_cast<A>(gamma), logits.numel(), begin, end);

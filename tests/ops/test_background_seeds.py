@@ -117,13 +117,13 @@ def test_gradients_around_it_are_undisturbed() -> None:
 
 
 def test_repeats_for_any_number_of_threads() -> None:
-    background, action, mask = inputs(16, [200, 100])
+    background, action, mask = inputs(64, [2000, 1000])
     threads = torch.get_num_threads()
     try:
         found = []
         for n in (1, 2):
             torch.set_num_threads(n)
-            found.append(ops.background_seeds(background, action, [200, 100], mask=mask))
+            found.append(ops.background_seeds(background, action, [2000, 1000], mask=mask))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*found)

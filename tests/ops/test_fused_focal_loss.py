@@ -73,6 +73,36 @@ def test_equals_the_reference_anywhere(n: int, c: int, gamma: float, layout: str
     assert_as_good_as_plain(*inputs(layout, torch.float64, n, c, soft=True), gamma)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("c", [1, 15, 16, 17, 33])
+def test_any_number_of_classes(dtype: torch.dtype, c: int) -> None:
+    for gamma in (0.5, 2.0):
+        assert_as_good_as_plain(*inputs("contiguous", dtype, 37, c, soft=True), gamma)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_relative_accuracy_at_awkward_logits(gamma: float) -> None:
+    # Where P or 1 - P is tiny, where e^-|x| is next to the smallest number, and where a logarithm changes its range.
+    edges = torch.tensor([0, 1e-30, 1e-4, 0.3466, 0.8814, 3, 17, 40, 86, 87.4, 89, 105, 1e4])
+    edges = torch.cat([-edges, edges])
+    every = torch.cartesian_prod(edges, edges)
+    one, none = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+    for pair in every:
+        x, z = pair.double()
+        log_p = -sum(y.clamp(min=0) + (-y.abs()).exp().log1p() for y in (-x, z))
+        # log(1 - P) straight from P up to 1/2, then as a sum of what is positive.
+        log_q = torch.where(log_p < -0.6931, (-log_p.exp()).log1p(), torch.stack([-x, z, z - x]).logsumexp(0) + log_p)
+        for target, want in ((1.0, -log_p * (gamma * log_q).exp()), (0.0, -log_q * (gamma * log_p).exp())):
+            results = []
+            for dtype in (torch.float32, torch.float64):
+                targets = torch.full((1, 1), target, dtype=dtype)
+                act, _, grad, _ = evaluate(ops.fused_focal_loss, pair[None].to(dtype), targets, one, none, gamma)
+                results.append((act.double(), grad.double()))
+            torch.testing.assert_close(results[1][0], want, rtol=1e-12, atol=1e-300)
+            for single, double in zip(*results, strict=True):
+                torch.testing.assert_close(single, double, rtol=2e-6, atol=1e-37)
+
+
 def test_values_worked_out_by_hand() -> None:
     # All logits 0: p = b = 1/2, so P = 1/4.
     logits = torch.zeros(2, 3, dtype=torch.float64)

@@ -118,6 +118,26 @@ def test_extreme_logits(dtype: torch.dtype, gamma: float) -> None:
     torch.testing.assert_close(grad, torch.tensor([-1, 1, 0, 0, half], dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relative_accuracy_at_awkward_logits(dtype: torch.dtype) -> None:
+    edges = torch.tensor([0, 1e-30, 1e-8, 1e-4, 0.3466, 0.8814, 3, 17, 40, 86, 87.4, 89, 105, 700, 709, 750, 1e4])
+    x = torch.cat([-edges, edges]).to(dtype)
+    for gamma in (0.0, 2.0):
+        for target in (0.0, 1.0):
+            logits = x.clone().requires_grad_()
+            loss = ops.sigmoid_focal_loss(logits, torch.full_like(x, target), alpha=-1, gamma=gamma)
+            (grad,) = torch.autograd.grad(loss.sum(), logits)
+            sign = 1 - 2 * target
+            wrong = sign * x.double()  # the more, the worse
+            entropy = torch.where(wrong > 0, wrong, 0) + torch.log1p((-wrong.abs()).exp())
+            m = wrong.sigmoid()
+            want = m**gamma * entropy
+            slope = sign * m**gamma * (m + gamma * (-wrong).sigmoid() * entropy)
+            limits = {"rtol": 8 * torch.finfo(dtype).eps, "atol": 10 * torch.finfo(dtype).tiny}
+            torch.testing.assert_close(loss.detach().double(), want, **limits)
+            torch.testing.assert_close(grad.double(), slope, **limits)
+
+
 def test_nan_stays_in_its_place() -> None:
     logits, targets = inputs("contiguous", torch.float32, 9)
     logits[4, 1] = float("nan")
