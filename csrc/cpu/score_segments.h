@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cpu/capability.h"
 
@@ -15,22 +16,16 @@ struct ScoreSegments {
   const int64_t* lengths;  // [N] in snippets, each from 0 to width * stride; null: width * stride
 };
 
-// Where the segments go: [M, 2] and [M] each.
 template <typename A>
-struct ScoredSegments {
-  A* segments;
-  A* scores;
-  int64_t* row;
-  int64_t* threshold;
+struct ScoredSegment {
+  A start, end, score;
 };
 
-// Rows [begin, end) out of N. `counts` is [N, thresholds]: the segments of each pair; `offsets` likewise: the place of
-// the first one. `scores` is null where the contrast is taken on the curve itself.
+// Rows [begin, end) out of N: adds their segments to `found`, by row, threshold and time. `counts` is [N, thresholds]:
+// the segments of each pair. `scores` is null where the contrast is taken on the curve itself.
 POTLOC_FOR_EACH_CAPABILITY(
-    template <typename T, typename A> void count_segments(
-        const ScoreSegments& call, const T* curves, const A* thresholds, int64_t* counts, int64_t begin, int64_t end);
     template <typename T, typename A> void score_segments(
-        const ScoreSegments& call, const T* curves, const T* scores, const A* thresholds, const int64_t* offsets,
-        const ScoredSegments<A>& out, int64_t begin, int64_t end);)
+        const ScoreSegments& call, const T* curves, const T* scores, const A* thresholds,
+        std::vector<ScoredSegment<A>>& found, int64_t* counts, int64_t begin, int64_t end);)
 
 }  // namespace potloc::cpu

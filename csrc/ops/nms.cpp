@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -21,6 +22,7 @@ std::tuple<Tensor, Tensor, Tensor> nms_cpu(
     double sigma, double min_score, double offset, int64_t max_per_group, double voting) {
   STD_TORCH_CHECK(scores.dim() == 1, kOp, ": scores must have shape [N]");
   const int64_t size = scores.size(0);
+  STD_TORCH_CHECK(size < int64_t{1} << 32, kOp, ": at most 2^32 - 1 segments, got ", size);
   check_shape(kOp, "segments", segments, {size, 2});
   check_dtype(kOp, "segments", segments, scores.scalar_type());
   STD_TORCH_CHECK(segments.is_contiguous() && scores.is_contiguous(), kOp, ": segments and scores must be contiguous");
@@ -34,45 +36,46 @@ std::tuple<Tensor, Tensor, Tensor> nms_cpu(
     STD_TORCH_CHECK(groups->is_contiguous(), kOp, ": groups must be contiguous");
   }
 
-  std::vector<int64_t> members(size), group_begin;
-  std::iota(members.begin(), members.end(), 0);
-  if (groups && !std::is_sorted(group, group + size)) {
-    std::stable_sort(members.begin(), members.end(), [&](int64_t a, int64_t b) { return group[a] < group[b]; });
+  std::vector<int64_t> members(size), group_begin{0, size};
+  if (groups) {
+    group_begin = POTLOC_CPU(sort_into_groups, group, size, members.data());
+  } else {
+    std::iota(members.begin(), members.end(), 0);
   }
-  for (int64_t i = 0; i < size; ++i) {
-    if (i == 0 || (groups && group[members[i]] != group[members[i - 1]])) {
-      group_begin.push_back(i);
-    }
-  }
-  const int64_t group_count = static_cast<int64_t>(group_begin.size());
-  group_begin.push_back(size);
+  const int64_t group_count = static_cast<int64_t>(group_begin.size()) - 1;
 
   const cpu::Nms rules{
       static_cast<cpu::NmsMethod>(method), iou_threshold, sigma, min_score, offset, max_per_group, voting};
   Tensor kept_segments, kept_scores, keep;
   dispatch_floating(kOp, scores.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    std::vector<T> found_segments(2 * size), found_scores(size);
-    std::vector<int64_t> found(size), count(group_count);
+    // Not zeroed: only what is kept is written and read.
+    const auto found_segments = std::make_unique_for_overwrite<T[]>(2 * size);
+    const auto found_scores = std::make_unique_for_overwrite<T[]>(size);
+    const auto found = std::make_unique_for_overwrite<int64_t[]>(size);
+    std::vector<int64_t> count(group_count), place(group_count + 1);
     torch::stable::parallel_for(0, group_count, 1, [&](int64_t begin, int64_t end) {
       POTLOC_CPU(
           nms, rules, static_cast<const T*>(segments.const_data_ptr()), static_cast<const T*>(scores.const_data_ptr()),
-          members.data(), group_begin.data(), found_segments.data(), found_scores.data(), found.data(), count.data(),
+          members.data(), group_begin.data(), found_segments.get(), found_scores.get(), found.get(), count.data(),
           begin, end);
     });
-    const int64_t total = std::accumulate(count.begin(), count.end(), int64_t{0});
+    std::inclusive_scan(count.begin(), count.end(), place.begin() + 1);
+    const int64_t total = place[group_count];
     kept_segments = torch::stable::new_empty(segments, {total, 2});
     kept_scores = torch::stable::new_empty(scores, {total});
     keep = torch::stable::new_empty(scores, {total}, ScalarType::Long);
     auto* out_segments = static_cast<T*>(kept_segments.mutable_data_ptr());
     auto* out_scores = static_cast<T*>(kept_scores.mutable_data_ptr());
     auto* out = static_cast<int64_t*>(keep.mutable_data_ptr());
-    for (int64_t g = 0; g < group_count; ++g) {
-      const int64_t first = group_begin[g];
-      out_segments = std::copy_n(found_segments.data() + 2 * first, 2 * count[g], out_segments);
-      out_scores = std::copy_n(found_scores.data() + first, count[g], out_scores);
-      out = std::copy_n(found.data() + first, count[g], out);
-    }
+    torch::stable::parallel_for(0, group_count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) {
+        const int64_t first = group_begin[g];
+        std::copy_n(found_segments.get() + 2 * first, 2 * count[g], out_segments + 2 * place[g]);
+        std::copy_n(found_scores.get() + first, count[g], out_scores + place[g]);
+        std::copy_n(found.get() + first, count[g], out + place[g]);
+      }
+    });
   });
   return {kept_segments, kept_scores, keep};
 }

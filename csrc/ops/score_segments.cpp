@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -44,29 +45,49 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> score_segments_cpu(
   }
   const cpu::ScoreSegments call{width, levels, stride, upsample, outer, length};
 
-  std::vector<int64_t> counts(rows * levels), offsets(rows * levels + 1);
+  // Every block of rows has a list of its own; the lists are then joined in order.
+  constexpr int64_t kRows = 16;
+  const int64_t blocks = (rows + kRows - 1) / kRows;
+  std::vector<int64_t> counts(rows * levels), offsets(blocks + 1);
   Tensor segments, contrast, row, threshold;
   dispatch_floating(kOp, curves.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulate<T>;
-    const auto* values = static_cast<const T*>(curves.const_data_ptr());
-    const auto* over = static_cast<const A*>(thresholds.const_data_ptr());
-    torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
-      POTLOC_CPU(count_segments, call, values, over, counts.data(), begin, end);
+    std::vector<std::vector<cpu::ScoredSegment<A>>> found(blocks);
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        POTLOC_CPU(
+            score_segments, call, static_cast<const T*>(curves.const_data_ptr()), data_or_null<T>(scores),
+            static_cast<const A*>(thresholds.const_data_ptr()), found[block], counts.data(), block * kRows,
+            std::min((block + 1) * kRows, rows));
+      }
     });
-    for (int64_t i = 0; i < rows * levels; ++i) {
-      offsets[i + 1] = offsets[i] + counts[i];
+    for (int64_t block = 0; block < blocks; ++block) {
+      offsets[block + 1] = offsets[block] + static_cast<int64_t>(found[block].size());
     }
-    const int64_t total = offsets[rows * levels];
-    segments = torch::stable::new_empty(curves, {total, 2}, dtype);
-    contrast = torch::stable::new_empty(curves, {total}, dtype);
-    row = torch::stable::new_empty(curves, {total}, ScalarType::Long);
-    threshold = torch::stable::new_empty(curves, {total}, ScalarType::Long);
-    const cpu::ScoredSegments<A> out{
-        static_cast<A*>(segments.mutable_data_ptr()), static_cast<A*>(contrast.mutable_data_ptr()),
-        static_cast<int64_t*>(row.mutable_data_ptr()), static_cast<int64_t*>(threshold.mutable_data_ptr())};
-    torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
-      POTLOC_CPU(score_segments, call, values, data_or_null<T>(scores), over, offsets.data(), out, begin, end);
+    segments = torch::stable::new_empty(curves, {offsets[blocks], 2}, dtype);
+    contrast = torch::stable::new_empty(curves, {offsets[blocks]}, dtype);
+    row = torch::stable::new_empty(curves, {offsets[blocks]}, ScalarType::Long);
+    threshold = torch::stable::new_empty(curves, {offsets[blocks]}, ScalarType::Long);
+    auto* out_segments = static_cast<A*>(segments.mutable_data_ptr());
+    auto* out_contrast = static_cast<A*>(contrast.mutable_data_ptr());
+    auto* out_row = static_cast<int64_t*>(row.mutable_data_ptr());
+    auto* out_threshold = static_cast<int64_t*>(threshold.mutable_data_ptr());
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        int64_t place = offsets[block];
+        for (const auto& [start, stop, score] : found[block]) {
+          out_segments[2 * place] = start;
+          out_segments[2 * place + 1] = stop;
+          out_contrast[place++] = score;
+        }
+        place = offsets[block];
+        for (int64_t i = block * kRows * levels; i < std::min((block + 1) * kRows, rows) * levels; ++i) {
+          std::fill_n(out_row + place, counts[i], i / levels);
+          std::fill_n(out_threshold + place, counts[i], i % levels);
+          place += counts[i];
+        }
+      }
     });
   });
   return {segments, contrast, row, threshold};

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potloc_fast.config.schema import DetectConfig
+from potloc_fast.config.schema import DetectConfig, NmsConfig
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.recording import Recording
 from potloc_fast.evaluation import Segments
@@ -20,22 +20,20 @@ from potloc_fast.ops import batched_nms, score_segments
 
 
 def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turn scores into detections: classes, then segments of their curves over thresholds, then NMS.
+    """Turn scores into proposals: classes, then segments of their curves over thresholds.
 
     The curves of every level are cut at every threshold; what is consecutive becomes a proposal with its
-    outer-inner-contrast score. Proposals of all levels and thresholds are pooled, a recording and class at a time.
+    outer-inner-contrast score. Proposals of all levels and thresholds are pooled.
 
     Args:
         pyramid: scores of B recordings.
-        config: thresholds and NMS.
+        config: thresholds.
         topk_ratio: snippets for each one that a video-level score pools.
 
     Returns:
-        Segments on the snippet grid `Tensor[M, 2]`, scores `Tensor[M]`, recordings and classes `Tensor[M]` of int64;
-        by recording, class and falling score.
+        Segments on the snippet grid `Tensor[M, 2]`, scores `Tensor[M]`, recordings and classes `Tensor[M]` of int64.
     """
     video = video_scores(pyramid, topk_ratio)  # [B, C]
-    classes = video.shape[1]
     chosen = (video >= config.class_threshold).scatter(1, video.argmax(dim=1, keepdim=True), True)
     recording, label = chosen.nonzero(as_tuple=True)  # [R]
     levels = pyramid.levels()
@@ -63,15 +61,32 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
                 found.append((segments, scores, row))
     segments, scores, row = (torch.cat(parts) for parts in zip(*found, strict=True))
     recording, label = recording[row], label[row]
+    return segments, scores + config.video_weight * video[recording, label], recording, label
+
+
+def suppress(
+    proposals: tuple[Tensor, Tensor, Tensor, Tensor], classes: int, config: NmsConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run NMS on what `propose` returns, a recording and class at a time.
+
+    Args:
+        proposals: segments `Tensor[M, 2]`, scores `Tensor[M]`, recordings and classes `Tensor[M]` of int64.
+        classes: number of classes C.
+        config: the rules of NMS.
+
+    Returns:
+        The same for what is kept, by recording, class and falling score.
+    """
+    segments, scores, recording, label = proposals
     segments, scores, kept = batched_nms(
         segments,
-        scores + config.video_weight * video[recording, label],
+        scores,
         recording * classes + label,
-        method=config.nms.method,
-        iou_threshold=config.nms.iou,
-        sigma=config.nms.sigma,
-        min_score=config.nms.min_score,
-        voting=config.nms.voting,
+        method=config.method,
+        iou_threshold=config.iou,
+        sigma=config.sigma,
+        min_score=config.min_score,
+        voting=config.voting,
     )
     return segments, scores, recording[kept], label[kept]
 
@@ -104,11 +119,13 @@ def detect(
     for first in range(0, len(order), config.batch_size):
         members = order[first : first + config.batch_size]
         batch = whole([recordings[i] for i in members])
-        segments, scores, recording, label = propose(model(batch.features, batch.mask), config, topk_ratio)
-        for row, i in enumerate(members):
-            own = recording == row
-            seconds = recordings[i].grid.to_sec(segments[own].double().numpy())
-            parts.append((np.full(len(seconds), i), label[own].numpy(), *seconds.T, scores[own].double().numpy()))
+        proposals = propose(model(batch.features, batch.mask), config, topk_ratio)
+        found = suppress(proposals, len(classes), config.nms)
+        sizes = found[2].bincount(minlength=len(members)).tolist()
+        for i, *own in zip(members, *(torch.split(column, sizes) for column in found), strict=True):
+            segments, scores, _, label = own
+            seconds = recordings[i].grid.to_sec(segments.double().numpy())
+            parts.append((np.full(len(seconds), i), label.numpy(), *seconds.T, scores.double().numpy()))
     model.train(was_training)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     by_video = columns[0].argsort(kind="stable")

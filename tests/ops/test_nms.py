@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,6 +114,60 @@ def test_neighbours_are_found_at_any_scale(scale: float) -> None:
         assert_equals_reference(segments, scores, torch.zeros(400).long(), method=method, iou_threshold=0.2, voting=0.1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [63, 64, 65, 130])  # sorted by comparison, then by radix
+def test_orders_zeros_nan_and_infinity(dtype: torch.dtype, size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    values = torch.tensor([0.0, -0.0, NAN, INF, -INF, 1.0, -1.0, 2.5, 1e-3, 300.0], dtype=dtype)
+    segments = values[torch.randint(10, (size, 2), generator=generator)]
+    scores = values[torch.randint(10, (size,), generator=generator)]
+    for method in METHODS:
+        assert_equals_reference(segments, scores, torch.zeros(size).long(), method=method)
+
+
+@pytest.mark.parametrize("size", [63, 64, 500])
+def test_groups_of_any_number(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    values = torch.tensor([-(2**63), 2**63 - 1, 0, -1, 1, 255, 256, 2**40])
+    segments, scores, _ = inputs(size)
+    assert_equals_reference(segments, scores, values[torch.randint(8, (size,), generator=generator)])
+
+
+def soft_nms_by_numpy(segments: Tensor, scores: Tensor) -> tuple[list[int], list[float]]:
+    """A step at a time over all that is left, for more segments than the reference manages."""
+    (start, end), score = segments.numpy().T, scores.numpy().copy()
+    keep, lowered = [], []
+    while score.max() >= 0.001:
+        i = int(score.argmax())
+        keep.append(i)
+        lowered.append(float(score[i]))
+        score[i] = -1
+        intersection = (np.minimum(end, end[i]) - np.maximum(start, start[i])).clip(min=0)
+        tiou = intersection / (end - start + end[i] - start[i] - intersection)
+        score = np.where(score >= 0.001, score * np.exp(-(tiou**2) / 0.5), -1)
+    return keep, lowered
+
+
+# Around one block of the tournament, and with one, two and three rounds of it. Long ones lose, and are swept away.
+@pytest.mark.parametrize("size", [31, 32, 33, 1023, 1025, 2500])
+@pytest.mark.parametrize("longest", [3.0, 500.0])
+def test_soft_equals_a_step_at_a_time(size: int, longest: float) -> None:
+    generator = torch.Generator().manual_seed(size)
+    start, length, scores = torch.rand(3, size, generator=generator, dtype=torch.float64)
+    segments = torch.stack([start * size, start * size + length * longest + 0.01], dim=1)
+    segments[size // 2] = torch.tensor([0.0, size])  # one that overlaps everything
+    keep, lowered = ops.soft_nms(segments, scores)
+    want_keep, want_lowered = soft_nms_by_numpy(segments, scores)
+    assert keep.tolist() == want_keep
+    np.testing.assert_allclose(lowered.numpy(), want_lowered, rtol=1e-12)
+
+
+def test_soft_ties_keep_the_lowest_index_of_all() -> None:
+    start = torch.randperm(1500, generator=torch.Generator().manual_seed(0)).double()
+    segments = torch.stack([start, start + 1], dim=1)
+    assert ops.soft_nms(segments, torch.full((1500,), 0.5).double())[0].tolist() == list(range(1500))
+
+
 class TestHard:
     def test_equality_counts_as_overlap(self) -> None:
         # tIoU 3/10, 6/10, 7/10 of [0, 10) against literals that are not exact in binary.
@@ -222,17 +277,18 @@ def test_gradients_around_it_are_undisturbed() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_repeats_for_any_number_of_threads(method: str) -> None:
-    segments, scores, groups = inputs(2000, span=300)
+    segments, scores, _ = inputs(2000, span=300)
+    groups = torch.randint(70, (2000,), generator=torch.Generator().manual_seed(1))
     threads = torch.get_num_threads()
     try:
         found = []
-        for n in (1, 2):
+        for n in (1, 2, 5):
             torch.set_num_threads(n)
             found.append(ops.batched_nms(segments, scores, groups, method=method, voting=0.5))
     finally:
         torch.set_num_threads(threads)
-    for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.equal(one, other) for other in others)
 
 
 @pytest.mark.parametrize("method", [0, 1, 2])

@@ -52,6 +52,26 @@ def test_equals_the_reference_on_a_long_row() -> None:
     assert_equals_reference(smooth(1, 2304), upsample=4)
 
 
+def test_equals_the_reference_on_many_rows() -> None:
+    lengths = torch.arange(35) * 4
+    assert_equals_reference(smooth(35, 70), lengths=lengths, stride=2, upsample=2)
+
+
+def test_thresholds_in_any_order() -> None:
+    thresholds = torch.tensor([0.5, NAN, 0.25, float("inf"), 0.5, 0.0, -float("inf"), 0.75, NAN])
+    for make in (smooth, steps):
+        assert_equals_reference(make(3, 33), thresholds, upsample=2)
+
+
+def test_upsampling_costs_no_memory() -> None:
+    # 5 * 10^11 points. A ramp from 0 at time 0.5 to 1 at 1.5, and so on.
+    curve = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(1, 250)
+    segments = ops.score_segments(curve, torch.tensor([0.25]), upsample=10**9)[0]
+    want = torch.arange(0.75, 499, 2, dtype=torch.float64)
+    torch.testing.assert_close(segments[:, 0], want, rtol=0, atol=2e-9)
+    torch.testing.assert_close(segments[:-1, 1], want[:-1] + 1.5, rtol=0, atol=2e-9)
+
+
 def test_reads_strided_tensors() -> None:
     curves, scores = smooth(6, 21), smooth(6, 21, seed=1)
     lengths = torch.tensor([21, 0, 5, 1, 20, 3])
@@ -239,13 +259,13 @@ def test_repeats_for_any_number_of_threads() -> None:
     threads = torch.get_num_threads()
     try:
         found = []
-        for n in (1, 2):
+        for n in (1, 2, 5):
             torch.set_num_threads(n)
             found.append(ops.score_segments(curves, THRESHOLDS, upsample=4))
     finally:
         torch.set_num_threads(threads)
-    for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.equal(one, other) for other in others)
 
 
 def test_opcheck() -> None:
