@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from potloc_fast.models import BaseModel, POTLoc, Pyramid
+from potloc_fast.models.layers import DepthwiseConv
+from potloc_fast.models.winograd import conv3
 
 FEATURES, CLASSES = 6, 3
 
@@ -139,8 +143,8 @@ def test_drop_path_drops_whole_branches_and_keeps_their_mean() -> None:
     model = potloc(drop_path=0.5, levels=0, stem=1).train()
     outputs = {tuple(row.flatten().tolist()) for row in model(features).logits.detach()}
     assert len(outputs) == 4  # either branch of the one block is there or not, each recording on its own
-    branch = model.blocks[0].branches[0]
-    torch.testing.assert_close(branch(torch.ones(20000, 1, 8)).mean(), torch.tensor(1.0), rtol=0, atol=0.05)
+    branch, nothing = model.blocks[0].branches[0], torch.zeros(())
+    torch.testing.assert_close(branch(nothing, torch.ones(20000, 1, 8)).mean(), torch.tensor(1.0), rtol=0, atol=0.05)
 
 
 def test_the_levels_share_the_decoder() -> None:
@@ -154,7 +158,7 @@ def test_the_levels_share_the_decoder() -> None:
 
 def test_the_untrained_classifier_gives_its_prior() -> None:
     model = potloc(prior=0.02)
-    nn.init.zeros_(model.classifier.conv.weight)
+    nn.init.zeros_(model.classifier.weight)
     torch.testing.assert_close(model(normal(1, 9, FEATURES)).logits.sigmoid(), torch.full((1, 17, 4), 0.02))
 
 
@@ -174,6 +178,60 @@ def test_features_are_standardized_with_what_is_saved(make: type[nn.Module]) -> 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="width must be a multiple of heads, got 8 and 3"):
         potloc(heads=3)
+
+
+def naive_conv3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.conv1d(x.transpose(1, 2), weight.permute(1, 2, 0), bias, padding=1).transpose(1, 2)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("size", "t"), [(1, 1), (1, 2), (2, 9), (3, 64), (0, 4)])
+def test_conv3_is_a_convolution(size: int, t: int, with_bias: bool) -> None:
+    tensors = [normal(size, t, 7), normal(3, 5, 7, seed=1), normal(5, seed=2) if with_bias else None]
+    inputs = [tensor if tensor is None else tensor.double().requires_grad_() for tensor in tensors]
+    out, want = conv3(*inputs), naive_conv3(*inputs)
+    torch.testing.assert_close(out, want)
+    grad = normal(size, t, 5, seed=3).double()
+    learned = [tensor for tensor in inputs if tensor is not None]
+    for found, expected in zip(
+        torch.autograd.grad(out, learned, grad), torch.autograd.grad(want, learned, grad), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_conv3_in_half_is_off_by_at_most_twice_what_conv1d_is(dtype: torch.dtype) -> None:
+    inputs = [normal(2, 100, 64), normal(3, 32, 64, seed=1) / 8]
+    grad = normal(2, 100, 32, seed=2)
+
+    def run(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        rounded = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        out = function(*rounded, None)
+        return [tensor.double() for tensor in (out.detach(), *torch.autograd.grad(out, rounded, grad.to(dtype)))]
+
+    exact, ours, plain = run(naive_conv3, torch.float64), run(conv3, dtype), run(naive_conv3, dtype)
+    for want, found, other in zip(exact, ours, plain, strict=True):
+        assert (found - want).norm() <= 2 * (other - want).norm()
+
+
+@pytest.mark.parametrize("t", [1, 2, 9])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_conv_is_a_convolution(t: int, stride: int) -> None:
+    conv, x = DepthwiseConv(6, stride), normal(2, t, 6)
+    want = nn.functional.conv1d(x.transpose(1, 2), conv.weight, stride=stride, padding=1, groups=6).transpose(1, 2)
+    torch.testing.assert_close(conv(x), want)
+
+
+@pytest.mark.parametrize("make", [base, potloc])
+def test_autocast_and_compilation(make: type[nn.Module]) -> None:
+    model, features = make().eval(), normal(2, 9, FEATURES)
+    want = model(features).logits
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(features).logits, want)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(features).logits
+    torch.testing.assert_close(half.float(), want, rtol=0.05, atol=0.05)
+    half.float().square().mean().backward()
+    assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
 def test_a_pyramid_splits_into_its_levels() -> None:

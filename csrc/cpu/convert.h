@@ -1,10 +1,12 @@
-// Between the dtype of a tensor and the type that is computed in, many values at a time.
+// Rows of numbers from a tensor's dtype to the type that they accumulate in, and back.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
-#include <type_traits>
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -13,26 +15,53 @@
 namespace potloc::cpu::POTLOC_CAPABILITY {
 namespace {
 
-template <typename From, typename To>
-inline void convert(const From* from, To* to, int64_t size) {
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+template <typename A>
+void convert(const A* from, A* to, int64_t count) {
+  std::copy_n(from, count, to);
+}
+
+inline void convert(const BFloat16* from, float* to, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i].x) << 16);
+  }
+}
+
+// To the nearest, ties to even.
+inline void convert(const float* from, BFloat16* to, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(from[i]);
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    to[i].x = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+  }
+}
+
+inline void convert(const Half* from, float* to, int64_t count) {
   int64_t i = 0;
 #if defined(__F16C__)
-  // The compiler has no vector form of these.
-  if constexpr (std::is_same_v<From, torch::headeronly::Half>) {
-    for (; i + 8 <= size; i += 8) {
-      const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
-      _mm256_storeu_ps(to + i, _mm256_cvtph_ps(half));
-    }
-  } else if constexpr (std::is_same_v<To, torch::headeronly::Half>) {
-    for (; i + 8 <= size; i += 8) {
-      const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), half);
-    }
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
   }
 #endif
-#pragma omp simd
-  for (int64_t j = i; j < size; ++j) {
-    to[j] = static_cast<To>(from[j]);
+  for (; i < count; ++i) {
+    to[i] = static_cast<float>(from[i]);
+  }
+}
+
+inline void convert(const float* from, Half* to, int64_t count) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    const __m128i packed = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), packed);
+  }
+#endif
+  for (; i < count; ++i) {
+    to[i] = static_cast<Half>(from[i]);
   }
 }
 

@@ -3,10 +3,12 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "common/checks.h"
 #include "common/dispatch.h"
+#include "common/huge_pages.h"
 
 namespace potloc {
 namespace {
@@ -28,8 +30,6 @@ cpu::LocalAttention describe(
   shape.width = q.size(3);
   shape.radius = std::min(window / 2, shape.length);
   shape.scale = scale;
-  // At least as long as the halo on both of its sides: the work that blocks share stays in proportion to their own.
-  shape.block = std::max<int64_t>(128, 2 * shape.radius);
   const auto describe_one = [&](const char* name, const Tensor& tensor, int64_t* stride) {
     check_shape(kOp, name, tensor, {q.size(0), q.size(1), q.size(2), q.size(3)});
     check_dtype(kOp, name, tensor, q.scalar_type());
@@ -58,8 +58,9 @@ int64_t task_count(const Tensor& q, int64_t block) {
 
 std::tuple<Tensor, Tensor> local_attention_cpu(
     const Tensor& q, const Tensor& k, const Tensor& v, int64_t window, std::optional<Tensor> key_mask, double scale) {
-  const auto shape = describe(q, k, v, window, key_mask, scale);
-  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)});
+  auto shape = describe(q, k, v, window, key_mask, scale);
+  shape.block = std::clamp<int64_t>(shape.length, 1, 128);
+  Tensor out = on_huge_pages(torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}));
   Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)}, lse_dtype(q));
   dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -79,13 +80,17 @@ std::tuple<Tensor, Tensor> local_attention_cpu(
 std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
     const Tensor& grad_out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, int64_t window,
     std::optional<Tensor> key_mask, double scale) {
-  const auto shape = describe(q, k, v, window, key_mask, scale);
+  auto shape = describe(q, k, v, window, key_mask, scale);
+  // At least as long as the halo on both of its sides: the work that blocks share stays in proportion to their own.
+  shape.block = std::clamp<int64_t>(shape.length, 1, std::max<int64_t>(256, 2 * shape.radius));
   check_shape(kOp, "grad_out", grad_out, {q.size(0), q.size(1), q.size(2), q.size(3)});
   check_dtype(kOp, "grad_out", grad_out, q.scalar_type());
   check_shape(kOp, "lse", lse, {q.size(0), q.size(1), q.size(2)});
   check_dtype(kOp, "lse", lse, lse_dtype(q));
   const Tensor grad = torch::stable::contiguous(grad_out), log_sum = torch::stable::contiguous(lse);
-  const auto empty = [&] { return torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}); };
+  const auto empty = [&] {
+    return on_huge_pages(torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}));
+  };
   Tensor grad_q = empty(), grad_k = empty(), grad_v = empty();
   dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potloc_fast.data.recording import Features, Recording
+from potloc_fast.data.recording import Features, JoinedFeatures, Recording
 from potloc_fast.errors import InputError
 
 KEPT_POINTS = 0.7  # a random crop keeps more than this part of the points ...
@@ -37,7 +37,7 @@ class Labels:
 class Sample:
     """A crop of a recording: features `[T, F]`, still on disk where they are memory-mapped, and its labels."""
 
-    features: NDArray[np.float32]
+    features: Features
     labels: Labels
 
 
@@ -146,7 +146,8 @@ def collate(samples: Sequence[Sample], length: int | None = None) -> Batch:
     features = np.zeros((len(samples), length, samples[0].features.shape[1]), dtype=np.float32)
     mask = np.zeros((len(samples), length), dtype=np.bool_)
     for row, sample in enumerate(samples):
-        features[row, : len(sample.features)] = sample.features
+        parts = sample.features.parts if isinstance(sample.features, JoinedFeatures) else (sample.features,)
+        np.concatenate(parts, axis=1, out=features[row, : len(sample.features)])  # the one copy that there is
         mask[row, : len(sample.features)] = True
     labels = [sample.labels for sample in samples]
     return Batch(
@@ -226,7 +227,7 @@ def _random_window(points: NDArray[np.float64], total: int, length: int, rng: np
 
 def _interpolate(features: Features, length: int) -> NDArray[np.float32]:
     """Linear interpolation to `length` snippets; the grid is stretched as a whole, so boundaries scale with it."""
-    total = len(features)
+    total, features = len(features), np.asarray(features)
     centres = np.clip((np.arange(length) + 0.5) * (total / length) - 0.5, 0, total - 1)
     left = np.floor(centres).astype(np.int64)
     weight = (centres - left).astype(np.float32)[:, None]

@@ -15,10 +15,10 @@ from potloc_fast.errors import InputError
 
 
 class JoinedFeatures:
-    """Arrays of the same length joined on channels when rows are read, so that memory-mapped parts stay on disk.
+    """Arrays of the same length joined on channels when they are copied, so that memory-mapped parts stay on disk.
 
     >>> joined = JoinedFeatures(np.zeros((4, 2), np.float32), np.ones((4, 1), np.float32))
-    >>> joined.shape, joined[1:3].tolist()
+    >>> joined.shape, np.asarray(joined[1:3]).tolist()
     ((4, 3), [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     """
 
@@ -31,11 +31,11 @@ class JoinedFeatures:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.concatenate([part[rows] for part in self.parts], axis=1)
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> JoinedFeatures:
+        return JoinedFeatures(*(part[rows] for part in self.parts))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:].astype(dtype or self.dtype, copy=False)
+        return np.concatenate(self.parts, axis=1, dtype=dtype)
 
 
 Features: TypeAlias = NDArray[np.float32] | JoinedFeatures
@@ -116,7 +116,8 @@ class Dataset:
             x = np.asarray(recording.features, dtype=np.float64)
             own = x.mean(axis=0)
             gap = own - mean
-            squares = squares + ((x - own) ** 2).sum(axis=0) + gap**2 * (count * len(x) / (count + len(x)))
+            x = x - own
+            squares = squares + np.einsum("tf,tf->f", x, x) + gap**2 * (count * len(x) / (count + len(x)))
             count += len(x)
             mean = mean + gap * (len(x) / count)
         std = np.sqrt(squares / count)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from potloc_fast.config.schema import LossConfig, TrainConfig
@@ -38,6 +38,30 @@ class WarmedAverage(AveragedModel):
         step = int(self.n_averaged)
         self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
         super().update_parameters(model)
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None, average: WarmedAverage | None
+) -> Tensor:
+    """Take a step along the gradient and fold the new weights into their average.
+
+    Args:
+        model: with gradients.
+        optimizer: of its parameters.
+        clip: largest norm of the gradient.
+        average: of its weights.
+
+    Returns:
+        The norm of the gradient, before it is clipped.
+    """
+    parameters = list(model.parameters())
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    optimizer.step()
+    if average is not None:
+        average.update_parameters(model)
+    return norm
 
 
 def fit(
@@ -75,7 +99,7 @@ def fit(
 
     torch.manual_seed(seed)
     optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    optimizer = optimizer_type(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = optimizer_type(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     steps = math.ceil(len(data) / config.batch_size)
     total, warmup = steps * config.epochs, steps * config.warmup_epochs
 
@@ -125,11 +149,7 @@ def fit(
                 losses = total_loss(pyramid, sample_labels(batch, pyramid.level_lengths, classes, loss.radius), loss)
                 optimizer.zero_grad(set_to_none=True)
                 losses["total"].backward()  # type: ignore[no-untyped-call]
-                limit = math.inf if config.clip is None else config.clip
-                norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
-                optimizer.step()
-                if average is not None:
-                    average.update_parameters(model)
+                norm = update(model, optimizer, config.clip, average)
                 row = {name: value.item() for name, value in losses.items()} | {"grad_norm": norm.item()}
                 row["lr"] = float(scheduler.get_last_lr()[0])
                 scheduler.step()

@@ -28,7 +28,7 @@ class BaseModel(nn.Module):
     def __init__(self, features: int, classes: int, hidden: int = 2048, dropout: float = 0.7) -> None:
         super().__init__()
         self.standardize = Standardize(features)
-        self.conv = TemporalConv(features, hidden, 3)
+        self.conv = TemporalConv(features, hidden)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, classes + 1, bias=False)
 
@@ -43,6 +43,6 @@ class BaseModel(nn.Module):
             A pyramid of one level.
         """
         mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
-        x = self.conv(masked(self.standardize(features), mask)).relu()
+        x = self.conv(masked(self.standardize(features), mask)).relu_()
         logits = self.classifier(self.dropout(x))
         return Pyramid(logits, mask, (features.shape[1],))

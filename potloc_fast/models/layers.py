@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potloc_fast.models.winograd import conv3
 from potloc_fast.ops import local_attention
 
 
@@ -36,7 +37,7 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardize `Tensor[B, T, F]`."""
-        return (x - self.mean) / self.std
+        return (x - self.mean).div_(self.std)  # in place: a large array is slow to come by
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
@@ -45,32 +46,48 @@ def masked(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class TemporalConv(nn.Module):
-    """A convolution over the time axis of `Tensor[B, T, C]`.
+    """A convolution of width 3 over the time axis of `Tensor[B, T, C]`.
 
     Args:
         inputs: input channels.
         outputs: output channels.
-        kernel: odd kernel size.
-        stride: 1, or 2 to halve the length: T becomes ceil(T / 2), for any T.
-        depthwise: each channel on its own.
         bias: add a bias.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, depthwise: bool = False, bias: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
-        groups = inputs if depthwise else 1
-        self.conv = nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
+        like = nn.Conv1d(inputs, outputs, 3, bias=bias)
+        self.weight = nn.Parameter(like.weight.detach().permute(2, 0, 1).contiguous())  # [3, O, I], a matrix a tap
+        self.bias = like.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `Tensor[B, T, C]`, whose padded snippets must be zero."""
-        out: Tensor = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return out
+        return conv3(x, self.weight, self.bias)
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of width 3 over the time axis of `Tensor[B, T, C]`, each channel on its own.
+
+    Args:
+        channels: channels C.
+        stride: 1, or 2 to halve the length: T becomes ceil(T / 2), for any T.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(nn.Conv1d(channels, channels, 3, groups=channels, bias=False).weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `Tensor[B, T, C]`, whose padded snippets must be zero."""
+        # As an image of height 1, channels last, the sequence is read where it lies; `conv1d` would transpose it.
+        image, weight = x.transpose(1, 2).unsqueeze(2), self.weight.unsqueeze(2)
+        out = F.conv2d(image, weight, stride=(1, self.stride), padding=(0, 1), groups=x.shape[2])
+        return out.squeeze(2).transpose(1, 2)
 
 
 class DropPath(nn.Module):
-    """A learnable factor for each channel of a residual branch, and stochastic depth: whole branches dropped at random.
+    """A residual branch's end: a learnable factor for each channel, and stochastic depth, which drops whole branches.
 
     Args:
         width: channels.
@@ -83,13 +100,13 @@ class DropPath(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), scale))
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale, and perhaps drop, `Tensor[B, T, C]`."""
-        x = x * self.scale
+    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
+        """Add `x`, scaled and perhaps dropped, to `skip`; both are `Tensor[B, T, C]`."""
+        factor: Tensor = self.scale
         if self.training and self.rate > 0:
             kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
-            x = x * kept / (1 - self.rate)
-        return x
+            factor = factor * kept / (1 - self.rate)
+        return torch.addcmul(skip, x, factor)
 
 
 class LocalSelfAttention(nn.Module):
@@ -105,7 +122,7 @@ class LocalSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int, stride: int) -> None:
         super().__init__()
         self.heads, self.window, self.stride = heads, window, stride
-        self.convs = nn.ModuleList(TemporalConv(width, width, 3, stride, depthwise=True, bias=False) for _ in range(3))
+        self.convs = nn.ModuleList(DepthwiseConv(width, stride) for _ in range(3))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
@@ -148,8 +165,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Transform `Tensor[B, T, C]` and its mask; both come back ceil(T / stride) long."""
         skip = x if self.stride == 1 else self._pool(x, mask)
-        x = skip + self.branches[0](self.attention(self.norms[0](x), mask))
-        return x + self.branches[1](self.mlp(self.norms[1](x))), mask[:, :: self.stride]
+        x = self.branches[0](skip, self.attention(self.norms[0](x), mask))
+        return self.branches[1](x, self.mlp(self.norms[1](x))), mask[:, :: self.stride]
 
     def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
         # The lowest finite number, not -inf: a padded neighbourhood must not breed NaN in what is masked later.

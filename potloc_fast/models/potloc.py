@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potloc_fast.models.layers import Standardize, TemporalConv, TransformerBlock, masked
@@ -16,14 +17,12 @@ class _ConvStack(nn.Module):
 
     def __init__(self, inputs: int, width: int, count: int = 2) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            TemporalConv(inputs if i == 0 else width, width, 3, bias=False) for i in range(count)
-        )
+        self.convs = nn.ModuleList(TemporalConv(inputs if i == 0 else width, width, bias=False) for i in range(count))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(masked(x, mask))).relu()
+            x = norm(conv(masked(x, mask))).relu_()
         return x
 
 
@@ -82,13 +81,13 @@ class POTLoc(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(levels + 1))
         self.decoder = _ConvStack(width, width)
-        self.classifier = TemporalConv(width, classes + 1, 3)
+        self.classifier = TemporalConv(width, classes + 1)
         self.stem = stem
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        assert self.classifier.conv.bias is not None
-        nn.init.constant_(self.classifier.conv.bias, -math.log((1 - prior) / prior))
+        assert self.classifier.bias is not None
+        nn.init.constant_(self.classifier.bias, -math.log((1 - prior) / prior))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Pyramid:
         """Score the snippets of all levels.
@@ -107,12 +106,13 @@ class POTLoc(nn.Module):
         levels = [(x, mask)]
         for block in self.blocks[self.stem :]:
             levels.append(block(*levels[-1]))
-        logits = [
-            self.classifier(masked(self.decoder(norm(x), mask), mask))
-            for norm, (x, mask) in zip(self.norms, levels, strict=True)
-        ]
+        # The levels are decoded as one sequence, with an empty snippet between each two.
+        lengths = tuple(mask.shape[1] for _, mask in levels)
+        x = torch.cat([F.pad(norm(x), (0, 0, 0, 1)) for norm, (x, _) in zip(self.norms, levels, strict=True)], dim=1)
+        mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)
+        logits = self.classifier(masked(self.decoder(x, mask), mask))
         return Pyramid(
-            torch.cat(logits, dim=1),
+            torch.cat([part[:, :-1] for part in logits.split([length + 1 for length in lengths], dim=1)], dim=1),
             torch.cat([mask for _, mask in levels], dim=1),
-            tuple(mask.shape[1] for _, mask in levels),
+            lengths,
         )

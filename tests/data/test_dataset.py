@@ -215,6 +215,10 @@ def test_features_stay_on_disk_until_they_are_in_the_batch(tmp_path) -> None:
     mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
     sample = TrainingSet([Recording("v", mapped, GRID, "train")], CLASSES, length=20)[0, 0, 0]
     assert np.shares_memory(sample.features, mapped)
+    joined = Recording("v", JoinedFeatures(mapped, mapped), GRID, "train")
+    both = TrainingSet([joined], CLASSES, length=20)[0, 0, 0]
+    assert all(np.shares_memory(part, mapped) for part in both.features.parts)
+    assert torch.equal(collate([both]).features, torch.ones(1, 20, 6))
     batch = collate([sample])
     batch.features[:] = 0  # a copy of its own, which may be written to
     assert mapped.min() == 1

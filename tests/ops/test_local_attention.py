@@ -112,6 +112,62 @@ def test_equals_the_reference_anywhere(b: int, h: int, t: int, d: int, radius: i
     assert_as_good_as_plain(inputs(layout, torch.float64, b, h, t, d), 2 * radius + 1, mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("t", [3, 4, 5, 127, 128, 129, 255, 257, 261, 517])
+def test_takes_any_length_around_the_tiles(dtype: torch.dtype, t: int) -> None:
+    """Tiles hold 4 positions, chunks 64, blocks 128 and 256; 16 columns are whole vectors and are not copied."""
+    for d in (16, 19):
+        tensors = inputs("packed", dtype, 1, 2, t, d)
+        for window in (1, 5, 7, 9, 19):
+            assert_as_good_as_plain(tensors, window)
+
+
+@pytest.mark.parametrize("d", [15, 16, 31, 33, 63, 64, 65, 80, 127, 128])
+def test_takes_widths_around_the_vectors(d: int) -> None:
+    for dtype in DTYPES:
+        assert_as_good_as_plain(inputs("contiguous", dtype, 1, 1, 21, d), 7)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 3, 4, 5, 31, 63, 64, 65, 127, 128, 129])
+def test_takes_radii_around_the_tiles(radius: int) -> None:
+    tensors = inputs("contiguous", torch.float64, 1, 1, 400, 3)
+    assert_as_good_as_plain(tensors, 2 * radius + 1)
+    assert_as_good_as_plain(tensors, 2 * radius + 1, normal(1, 400, seed=3) > 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_takes_masks_that_empty_parts_of_a_tile(dtype: torch.dtype) -> None:
+    tensors = inputs("contiguous", dtype, 4, 1, 140, 16)
+    mask = torch.zeros(4, 140, dtype=torch.bool)
+    mask[0, 64] = True
+    mask[1, ::4] = True
+    mask[2, 126:130] = True
+    mask[3, 5:7] = True
+    for window in (1, 3, 19):
+        assert_as_good_as_plain(tensors, window, mask)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "grad"])
+@pytest.mark.parametrize("window", [1, 3, 5, 19])
+def test_nan_and_infinity_do_not_leave_the_band(name: str, window: int) -> None:
+    """A tile is computed at once, but a row outside a position's band has no part in its sums."""
+    radius = window // 2
+    for value in (float("nan"), float("inf")):
+        for at in (61, 62, 63, 64):
+            tensors = dict(
+                zip(["q", "k", "v", "grad"], inputs("contiguous", torch.float32, 1, 1, 140, 16), strict=True)
+            )
+            tensors[name] = tensors[name].clone()
+            tensors[name][0, 0, at] = value
+            out, *grads = evaluate(ops.local_attention, tuple(tensors.values()), window)
+            distance = (torch.arange(140) - at).abs()
+            reach = {"q": 0, "k": radius, "v": radius, "grad": -1}[name]
+            assert out[0, 0][distance > reach].isfinite().all()
+            # Queries that the value reaches spoil the gradients of their own keys.
+            for gradient in grads:
+                assert gradient[0, 0][distance > max(reach, 0) + radius].isfinite().all()
+
+
 @pytest.mark.parametrize("window", [1, 3, 19])
 def test_gradcheck(window: int) -> None:
     q, k, v, _ = (tensor.clone().requires_grad_() for tensor in inputs("contiguous", torch.float64, 2, 2, 6, 3))
@@ -166,13 +222,18 @@ def test_nan_behind_the_mask_is_never_read() -> None:
 
 
 def test_repeats_for_any_number_of_threads() -> None:
-    tensors, mask = inputs("packed", torch.float32, 2, 3, 200, 8), key_mask(2, 200)
-    results = []
-    for count in (1, 2, 2):
-        torch.set_num_threads(count)
-        results.append(evaluate(ops.local_attention, tensors, 19, mask))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    for dtype, t, mask in (
+        (torch.float32, 200, key_mask(2, 200)),
+        (torch.float32, 1100, None),
+        (torch.bfloat16, 700, None),
+    ):
+        tensors = inputs("packed", dtype, 2, 3, t, 16)
+        results = []
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            results.append(evaluate(ops.local_attention, tensors, 19, mask))
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_opcheck() -> None:
