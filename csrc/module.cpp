@@ -1,39 +1,22 @@
-// The Python module: every operator's schema, in one place, and the facts of this build.
+// The Python module: the operators, and the facts of this build.
 
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
+#include "common/schemas.h"
 #include "cpu/capability.h"
 
 STABLE_TORCH_LIBRARY(potloc_fast, m) {
-  m.def("local_attention(Tensor q, Tensor k, Tensor v, int window, Tensor? key_mask, float scale) -> (Tensor, Tensor)");
-  m.def(
-      "_local_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor lse, int window, "
-      "Tensor? key_mask, float scale) -> (Tensor, Tensor, Tensor)");
-  m.def("sigmoid_focal_loss(Tensor logits, Tensor targets, float alpha, float gamma, int reduction) -> Tensor");
-  m.def(
-      "_sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float alpha, float gamma, int "
-      "reduction) "
-      "-> Tensor");
-  m.def(
-      "fused_focal_loss(Tensor logits, Tensor targets, Tensor positive, Tensor background, float gamma) -> "
-      "(Tensor, Tensor, Tensor)");
-  m.def(
-      "_fused_focal_loss_backward(Tensor grad_act, Tensor grad_bg, Tensor counts, Tensor logits, Tensor targets, "
-      "Tensor positive, Tensor background, float gamma) -> Tensor");
-  m.def(
-      "background_seeds(Tensor background, Tensor action, int[] level_lengths, float threshold, Tensor? mask, "
-      "bool outer_argmax) -> Tensor");
-  m.def(
-      "score_segments(Tensor curves, Tensor thresholds, Tensor? lengths, int stride, int upsample, float outer, "
-      "Tensor? scores) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "nms(Tensor segments, Tensor scores, Tensor? groups, int method, float iou_threshold, float sigma, "
-      "float min_score, float offset, int max_per_group, float voting) -> (Tensor, Tensor, Tensor)");
+  potloc::define_operators(m);
 }
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Operators of potloc_fast; importing it registers them under torch.ops.potloc_fast.";
   m.attr("compiler") = __VERSION__;
+#ifdef POTLOC_CUDA
+  m.attr("cuda_architectures") = POTLOC_CUDA;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
   m.def("cpu_capability", &potloc::cpu::capability_name, "The instruction set that the CPU kernels use.");
 }

@@ -175,8 +175,11 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
     facts: dict[str, Any] = {
         "version": potloc_fast.__version__,
         "torch": torch.__version__,
-        # This version has no CUDA kernels, so there is nothing that a GPU could run.
-        "cuda": {"compiled": False, "archs": [], "usable": False},
+        "cuda": {
+            "compiled": bool(_C.cuda_architectures),
+            "archs": _C.cuda_architectures.split(),
+            "usable": bool(_C.cuda_architectures) and torch.cuda.is_available(),
+        },
         "cpu": {"capability": _C.cpu_capability(), "threads": torch.get_num_threads(), "compiler": _C.compiler},
     }
     if as_json:

@@ -1,6 +1,5 @@
 #include "cpu/fused_focal_loss.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -9,6 +8,11 @@
 
 #include "common/checks.h"
 #include "common/dispatch.h"
+#include "common/registration.h"
+#ifdef POTLOC_CUDA
+#include "cuda/fused_focal_loss.h"
+#include "cuda/host.h"
+#endif
 
 namespace potloc {
 namespace {
@@ -30,6 +34,15 @@ void check(const Tensor& logits, const Tensor& targets, const Tensor& positive, 
 // Chunks that are worth a thread: those of 8192 logits.
 int64_t grain(const Tensor& logits) {
   return 1 + 8192 / (cpu::kFusedFocalChunk * logits.size(1));
+}
+
+void check_incoming(const Tensor& grad_act, const Tensor& grad_bg, const Tensor& counts, const Tensor& logits) {
+  for (const Tensor* grad : {&grad_act, &grad_bg}) {
+    check_shape(kOp, "a gradient", *grad, {});
+    check_dtype(kOp, "a gradient", *grad, logits.scalar_type());
+  }
+  check_shape(kOp, "counts", counts, {2});
+  check_dtype(kOp, "counts", counts, ScalarType::Long);
 }
 
 int64_t chunk_count(const Tensor& logits) {
@@ -73,12 +86,7 @@ Tensor fused_focal_loss_backward_cpu(
     const Tensor& grad_act, const Tensor& grad_bg, const Tensor& counts, const Tensor& logits, const Tensor& targets,
     const Tensor& positive, const Tensor& background, double gamma) {
   check(logits, targets, positive, background);
-  for (const Tensor* grad : {&grad_act, &grad_bg}) {
-    check_shape(kOp, "a gradient", *grad, {});
-    check_dtype(kOp, "a gradient", *grad, logits.scalar_type());
-  }
-  check_shape(kOp, "counts", counts, {2});
-  check_dtype(kOp, "counts", counts, ScalarType::Long);
+  check_incoming(grad_act, grad_bg, counts, logits);
   Tensor grad_logits = torch::stable::empty_like(logits);
   const auto* count = static_cast<const int64_t*>(counts.const_data_ptr());
   dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
@@ -102,11 +110,74 @@ Tensor fused_focal_loss_backward_cpu(
   return grad_logits;
 }
 
+#ifdef POTLOC_CUDA
+template <typename T>
+cuda::FusedFocalLoss<T> cuda_call(
+    const Tensor& logits, const Tensor& targets, const Tensor& positive, const Tensor& background, double gamma) {
+  return {
+      static_cast<const T*>(logits.const_data_ptr()),
+      static_cast<const T*>(targets.const_data_ptr()),
+      static_cast<const bool*>(positive.const_data_ptr()),
+      static_cast<const bool*>(background.const_data_ptr()),
+      logits.size(0),
+      logits.size(1) - 1,
+      gamma};
+}
+
+std::tuple<Tensor, Tensor, Tensor> fused_focal_loss_cuda(
+    const Tensor& logits, const Tensor& targets, const Tensor& positive, const Tensor& background, double gamma) {
+  check(logits, targets, positive, background);
+  const cuda::Device device(logits);
+  Tensor loss_act = cuda::allocate(logits, {}, logits.scalar_type());
+  Tensor loss_bg = cuda::allocate(logits, {}, logits.scalar_type());
+  Tensor counts = cuda::allocate(logits, {2}, ScalarType::Long);
+  dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto call = cuda_call<T>(logits, targets, positive, background, gamma);
+    const int64_t tiles = cuda::fused_focal_loss_tiles<T>(call.rows, call.classes);
+    const ScalarType accumulate = sizeof(A) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
+    Tensor partial = cuda::allocate(logits, {tiles, sizeof(cuda::FusedFocalPartial<A>) / sizeof(A)}, accumulate);
+    cuda::fused_focal_loss_forward<T, A>(
+        call, static_cast<cuda::FusedFocalPartial<A>*>(partial.mutable_data_ptr()),
+        static_cast<T*>(loss_act.mutable_data_ptr()), static_cast<T*>(loss_bg.mutable_data_ptr()),
+        static_cast<int64_t*>(counts.mutable_data_ptr()), device.stream());
+  });
+  return {loss_act, loss_bg, counts};
+}
+
+Tensor fused_focal_loss_backward_cuda(
+    const Tensor& grad_act, const Tensor& grad_bg, const Tensor& counts, const Tensor& logits, const Tensor& targets,
+    const Tensor& positive, const Tensor& background, double gamma) {
+  check(logits, targets, positive, background);
+  check_incoming(grad_act, grad_bg, counts, logits);
+  const cuda::Device device(logits);
+  Tensor grad_logits = cuda::allocate(logits, {logits.size(0), logits.size(1)}, logits.scalar_type());
+  if (grad_logits.numel() > 0) {
+    dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      cuda::fused_focal_loss_backward<T, Accumulate<T>>(
+          cuda_call<T>(logits, targets, positive, background, gamma), static_cast<const T*>(grad_act.const_data_ptr()),
+          static_cast<const T*>(grad_bg.const_data_ptr()), static_cast<const int64_t*>(counts.const_data_ptr()),
+          static_cast<T*>(grad_logits.mutable_data_ptr()), device.stream());
+    });
+  }
+  return grad_logits;
+}
+#endif
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(potloc_fast, CPU, m) {
+POTLOC_CPU_IMPL(m) {
   m.impl("fused_focal_loss", TORCH_BOX(&fused_focal_loss_cpu));
   m.impl("_fused_focal_loss_backward", TORCH_BOX(&fused_focal_loss_backward_cpu));
 }
+
+#ifdef POTLOC_CUDA
+POTLOC_CUDA_IMPL(m) {
+  m.impl("fused_focal_loss", TORCH_BOX(&fused_focal_loss_cuda));
+  m.impl("_fused_focal_loss_backward", TORCH_BOX(&fused_focal_loss_backward_cuda));
+}
+#endif
 
 }  // namespace potloc

@@ -1,6 +1,5 @@
 #include "cpu/local_attention.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -9,6 +8,11 @@
 #include "common/checks.h"
 #include "common/dispatch.h"
 #include "common/huge_pages.h"
+#include "common/registration.h"
+#ifdef POTLOC_CUDA
+#include "cuda/host.h"
+#include "cuda/local_attention.h"
+#endif
 
 namespace potloc {
 namespace {
@@ -52,6 +56,13 @@ cpu::LocalAttention describe(
   return shape;
 }
 
+void check_backward(const Tensor& grad_out, const Tensor& q, const Tensor& lse) {
+  check_shape(kOp, "grad_out", grad_out, {q.size(0), q.size(1), q.size(2), q.size(3)});
+  check_dtype(kOp, "grad_out", grad_out, q.scalar_type());
+  check_shape(kOp, "lse", lse, {q.size(0), q.size(1), q.size(2)});
+  check_dtype(kOp, "lse", lse, lse_dtype(q));
+}
+
 int64_t task_count(const Tensor& q, int64_t block) {
   return q.size(0) * q.size(1) * ((q.size(2) + block - 1) / block);
 }
@@ -81,12 +92,9 @@ std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
     const Tensor& grad_out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, int64_t window,
     std::optional<Tensor> key_mask, double scale) {
   auto shape = describe(q, k, v, window, key_mask, scale);
+  check_backward(grad_out, q, lse);
   // At least as long as the halo on both of its sides: the work that blocks share stays in proportion to their own.
   shape.block = std::clamp<int64_t>(shape.length, 1, std::max<int64_t>(256, 2 * shape.radius));
-  check_shape(kOp, "grad_out", grad_out, {q.size(0), q.size(1), q.size(2), q.size(3)});
-  check_dtype(kOp, "grad_out", grad_out, q.scalar_type());
-  check_shape(kOp, "lse", lse, {q.size(0), q.size(1), q.size(2)});
-  check_dtype(kOp, "lse", lse, lse_dtype(q));
   const Tensor grad = torch::stable::contiguous(grad_out), log_sum = torch::stable::contiguous(lse);
   const auto empty = [&] {
     return on_huge_pages(torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}));
@@ -110,11 +118,71 @@ std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
   return {grad_q, grad_k, grad_v};
 }
 
+#ifdef POTLOC_CUDA
+cuda::LocalAttention for_cuda(const cpu::LocalAttention& shape, const Tensor& q) {
+  return {q.size(0), shape.heads, shape.length, shape.width, shape.radius, shape.scale, shape.key_mask};
+}
+
+template <typename T>
+cuda::Strided<T> strided(const Tensor& tensor) {
+  return {static_cast<const T*>(tensor.const_data_ptr()), {tensor.stride(0), tensor.stride(1), tensor.stride(2)}};
+}
+
+std::tuple<Tensor, Tensor> local_attention_cuda(
+    const Tensor& q, const Tensor& k, const Tensor& v, int64_t window, std::optional<Tensor> key_mask, double scale) {
+  const auto call = for_cuda(describe(q, k, v, window, key_mask, scale), q);
+  const cuda::Device device(q);
+  Tensor out = cuda::allocate(q, {q.size(0), q.size(1), q.size(2), q.size(3)}, q.scalar_type());
+  Tensor lse = cuda::allocate(q, {q.size(0), q.size(1), q.size(2)}, lse_dtype(q));
+  if (out.numel() > 0) {
+    dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      cuda::local_attention_forward<T, Accumulate<T>>(
+          call, strided<T>(q), strided<T>(k), strided<T>(v), static_cast<T*>(out.mutable_data_ptr()),
+          static_cast<Accumulate<T>*>(lse.mutable_data_ptr()), device.stream());
+    });
+  }
+  return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cuda(
+    const Tensor& grad_out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, int64_t window,
+    std::optional<Tensor> key_mask, double scale) {
+  const auto call = for_cuda(describe(q, k, v, window, key_mask, scale), q);
+  check_backward(grad_out, q, lse);
+  const cuda::Device device(q);
+  const auto empty = [&] { return cuda::allocate(q, {q.size(0), q.size(1), q.size(2), q.size(3)}, q.scalar_type()); };
+  Tensor grad_q = empty(), grad_k = empty(), grad_v = empty();
+  if (grad_q.numel() > 0) {
+    const Tensor grad = grad_out.stride(3) == 1 ? grad_out : torch::stable::contiguous(grad_out);
+    const Tensor log_sum = torch::stable::contiguous(lse);
+    Tensor delta = cuda::allocate(q, {q.size(0), q.size(1), q.size(2)}, lse_dtype(q));
+    dispatch_floating(kOp, q.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      using A = Accumulate<T>;
+      cuda::local_attention_backward<T, A>(
+          call, strided<T>(grad), strided<T>(q), strided<T>(k), strided<T>(v),
+          static_cast<const A*>(log_sum.const_data_ptr()), static_cast<A*>(delta.mutable_data_ptr()),
+          static_cast<T*>(grad_q.mutable_data_ptr()), static_cast<T*>(grad_k.mutable_data_ptr()),
+          static_cast<T*>(grad_v.mutable_data_ptr()), device.stream());
+    });
+  }
+  return {grad_q, grad_k, grad_v};
+}
+#endif
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(potloc_fast, CPU, m) {
+POTLOC_CPU_IMPL(m) {
   m.impl("local_attention", TORCH_BOX(&local_attention_cpu));
   m.impl("_local_attention_backward", TORCH_BOX(&local_attention_backward_cpu));
 }
+
+#ifdef POTLOC_CUDA
+POTLOC_CUDA_IMPL(m) {
+  m.impl("local_attention", TORCH_BOX(&local_attention_cuda));
+  m.impl("_local_attention_backward", TORCH_BOX(&local_attention_backward_cuda));
+}
+#endif
 
 }  // namespace potloc

@@ -1,12 +1,16 @@
 #include "cpu/sigmoid_focal_loss.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <vector>
 
 #include "common/checks.h"
 #include "common/dispatch.h"
+#include "common/registration.h"
+#ifdef POTLOC_CUDA
+#include "cuda/host.h"
+#include "cuda/sigmoid_focal_loss.h"
+#endif
 
 namespace potloc {
 namespace {
@@ -23,6 +27,13 @@ void check(const Tensor& logits, const Tensor& targets, int64_t reduction) {
   STD_TORCH_CHECK(logits.numel() == targets.numel(), kOp, ": targets must have the shape of logits");
   STD_TORCH_CHECK(logits.is_contiguous() && targets.is_contiguous(), kOp, ": logits and targets must be contiguous");
   STD_TORCH_CHECK(reduction >= none && reduction <= sum, kOp, ": unknown reduction ", reduction);
+}
+
+void check_backward(const Tensor& grad, const Tensor& logits, const Tensor& targets, int64_t reduction) {
+  check(logits, targets, reduction);
+  check_dtype(kOp, "grad", grad, logits.scalar_type());
+  STD_TORCH_CHECK(
+      grad.numel() == (reduction == none ? logits.numel() : 1), kOp, ": the gradient has an unexpected size");
 }
 
 int64_t chunk_count(const Tensor& logits) {
@@ -60,10 +71,7 @@ Tensor sigmoid_focal_loss_cpu(
 
 Tensor sigmoid_focal_loss_backward_cpu(
     const Tensor& grad, const Tensor& logits, const Tensor& targets, double alpha, double gamma, int64_t reduction) {
-  check(logits, targets, reduction);
-  check_dtype(kOp, "grad", grad, logits.scalar_type());
-  STD_TORCH_CHECK(
-      grad.numel() == (reduction == none ? logits.numel() : 1), kOp, ": the gradient has an unexpected size");
+  check_backward(grad, logits, targets, reduction);
   const Tensor incoming = torch::stable::contiguous(grad);
   Tensor grad_logits = torch::stable::empty_like(logits);
   dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
@@ -83,11 +91,73 @@ Tensor sigmoid_focal_loss_backward_cpu(
   return grad_logits;
 }
 
+#ifdef POTLOC_CUDA
+template <typename T>
+cuda::SigmoidFocalLoss<T> cuda_call(const Tensor& logits, const Tensor& targets, double alpha, double gamma) {
+  return {
+      static_cast<const T*>(logits.const_data_ptr()), static_cast<const T*>(targets.const_data_ptr()), logits.numel(),
+      alpha, gamma};
+}
+
+Tensor sigmoid_focal_loss_cuda(
+    const Tensor& logits, const Tensor& targets, double alpha, double gamma, int64_t reduction) {
+  check(logits, targets, reduction);
+  const cuda::Device device(logits);
+  const int64_t size = logits.numel();
+  Tensor loss = reduction == none
+                    ? torch::stable::view(cuda::allocate(logits, {size}, logits.scalar_type()), logits.sizes())
+                    : cuda::allocate(logits, {}, logits.scalar_type());
+  dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulate<T>;
+    const auto call = cuda_call<T>(logits, targets, alpha, gamma);
+    auto* out = static_cast<T*>(loss.mutable_data_ptr());
+    if (reduction != none) {
+      const ScalarType accumulate = sizeof(A) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
+      Tensor partial = cuda::allocate(logits, {cuda::sigmoid_focal_loss_chunks<T>(size)}, accumulate);
+      // The mean of nothing is NaN, as in PyTorch.
+      const double divisor = reduction == mean ? static_cast<double>(size) : 1;
+      cuda::sigmoid_focal_loss_forward<T, A>(
+          call, static_cast<A*>(partial.mutable_data_ptr()), divisor, out, device.stream());
+    } else if (size > 0) {
+      cuda::sigmoid_focal_loss_forward<T, A>(call, out, device.stream());
+    }
+  });
+  return loss;
+}
+
+Tensor sigmoid_focal_loss_backward_cuda(
+    const Tensor& grad, const Tensor& logits, const Tensor& targets, double alpha, double gamma, int64_t reduction) {
+  check_backward(grad, logits, targets, reduction);
+  const cuda::Device device(logits);
+  const Tensor incoming = torch::stable::contiguous(grad);
+  const int64_t size = logits.numel();
+  Tensor grad_logits = torch::stable::view(cuda::allocate(logits, {size}, logits.scalar_type()), logits.sizes());
+  if (size > 0) {
+    dispatch_floating(kOp, logits.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      cuda::sigmoid_focal_loss_backward<T, Accumulate<T>>(
+          cuda_call<T>(logits, targets, alpha, gamma), static_cast<const T*>(incoming.const_data_ptr()),
+          reduction != none, reduction == mean ? 1 / static_cast<double>(size) : 1,
+          static_cast<T*>(grad_logits.mutable_data_ptr()), device.stream());
+    });
+  }
+  return grad_logits;
+}
+#endif
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(potloc_fast, CPU, m) {
+POTLOC_CPU_IMPL(m) {
   m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss_cpu));
   m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&sigmoid_focal_loss_backward_cpu));
 }
+
+#ifdef POTLOC_CUDA
+POTLOC_CUDA_IMPL(m) {
+  m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss_cuda));
+  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&sigmoid_focal_loss_backward_cuda));
+}
+#endif
 
 }  // namespace potloc

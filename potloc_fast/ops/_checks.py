@@ -7,12 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from potloc_fast.ops._library import _C
+
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_floating(op: str, **tensors: Tensor) -> None:
-    """All of `tensors` are of one floating dtype that the kernels know, and on one device."""
+    """All of `tensors` are of one floating dtype that the kernels know, and on one device that they were built for."""
     first_name, first = next(iter(tensors.items()))
+    if isinstance(first, Tensor) and first.is_cuda and not _C.cuda_architectures:
+        raise RuntimeError(
+            f"{op}: potloc_fast was built without CUDA kernels: put nvcc on PATH and install it again with "
+            "`POTLOC_FAST_CUDA=1 pip install --force-reinstall --no-deps .`"
+        )
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")

@@ -1,0 +1,87 @@
+// What the host side of a CUDA operator needs, without CUDA's headers: the current device and stream, and
+// memory. The tests compile it for their harness (POTLOC_CUDA_HOST), where tensors lie in guarded host memory.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <vector>
+
+#include "cuda/stream.h"
+
+#ifdef POTLOC_CUDA_HOST
+#include "cuda_host.h"
+#else
+// A torch without CUDA lacks this symbol, and never gets as far as to call it.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#endif
+
+namespace potloc::cuda {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Makes a tensor's device the current one for as long as it lives.
+class Device {
+ public:
+#ifdef POTLOC_CUDA_HOST
+  explicit Device(const Tensor&) {
+  }
+
+  Stream stream() const {
+    return nullptr;
+  }
+#else
+  explicit Device(const Tensor& tensor) : guard_(tensor.get_device_index()), index_(tensor.get_device_index()) {
+  }
+
+  Stream stream() const {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return stream;
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  torch::stable::accelerator::DeviceIndex index_;
+#endif
+};
+
+#ifdef POTLOC_CUDA_HOST
+inline size_t bytes_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return 1;
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+      return 2;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    default:
+      return 8;
+  }
+}
+#endif
+
+// A contiguous tensor on the device of `like`, its content undefined.
+inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+#ifdef POTLOC_CUDA_HOST
+  std::vector<int64_t> strides(sizes.size(), 1);
+  int64_t size = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = size;
+    size *= *(sizes.begin() + d);
+  }
+  return torch::stable::from_blob(
+      cuda_host::guarded(size * bytes_of(dtype)), {sizes.begin(), sizes.size()}, strides, like.device(), dtype);
+#else
+  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+#endif
+}
+
+}  // namespace potloc::cuda
