@@ -16,7 +16,7 @@ from benchmarks.harness import OURS, Case, Scaling, Timing, provenance
 
 COLUMNS = (
     *("id", "what", "on", "dtype", "provider", "runs", "p20_s", "median_s", "p80_s", "peak_bytes", "ratio", "goal"),
-    *("device", "capability", "threads", "python", "torch", "cuda", "commit"),
+    *("device", "capability", "threads", "python", "torch", "cuda", "driver", "commit"),
 )
 
 

@@ -40,7 +40,7 @@ def sliding_chunks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     scores = scores.view(b * h, length, 2 * w + 1)
 
     # What lies before the start or behind the end.
-    position = torch.arange(length)[:, None] + torch.arange(-w, w + 1)
+    position = torch.arange(length, device=q.device)[:, None] + torch.arange(-w, w + 1, device=q.device)
     weights = scores.masked_fill((position < 0) | (position >= t), -torch.inf).softmax(dim=-1)
 
     # The reverse: each chunk of w rows of weights, slanted back over the 3w values that it sees.
@@ -65,12 +65,12 @@ def sdpa_band_mask(t: int, window: int) -> Attention:
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def flex_attention(t: int, window: int) -> Attention:
+def flex_attention(t: int, window: int, device: str = "cpu") -> Attention:
     """PyTorch's FlexAttention, compiled, with a block mask that is made once."""
 
     def seen(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (i - j).abs() <= window // 2
 
-    mask = create_block_mask(seen, None, None, t, t, device="cpu")
+    mask = create_block_mask(seen, None, None, t, t, device=device)
     compiled = torch.compile(torch_flex_attention)
     return lambda q, k, v: compiled(q, k, v, block_mask=mask)
