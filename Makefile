@@ -15,6 +15,7 @@ demo: $(BIN)/.installed
 test: $(BIN)/.tested
 	$(BIN)/pytest
 	$(BIN)/pytest --doctest-modules --pyargs potloc_fast
+	$(BIN)/python -m benchmarks --quick --compare benchmarks/results/amd-epyc.csv --max-regression 60%
 
 install: $(BIN)/.installed
 
