@@ -117,6 +117,7 @@ CASES: list[Case | Scaling] = [
         [2**power for power in range(10, 21)],
         growing,
         spread=0.15,
-        steady=2**10,
+        steady=2**12,
+        slow=True,
     ),
 ]

@@ -79,13 +79,15 @@ struct Rows {
   }
 };
 
-// Asks for the rows that the tile after the next one is the first to read: the products alone touch memory in a
-// rhythm that leaves it idle half of the time.
-template <typename A>
-void prefetch_tile(Rows<const A> rows, int64_t width, int64_t next) {
-  for (int64_t t = next + kTile; t < next + 2 * kTile; ++t) {
-    for (int64_t d = 0; d < width; d += 64 / sizeof(A)) {
-      __builtin_prefetch(rows[t] + d, 0, 2);
+// Asks for the kTile rows from `first` on, which a later tile is the first to read: the products alone touch memory in
+// a rhythm that leaves it idle half of the time. Rows of another dtype T are read by converting them, in one go.
+template <typename T, typename A>
+void prefetch_tile(Rows<const A> rows, int64_t width, int64_t first) {
+  if constexpr (std::is_same_v<T, A>) {
+    for (int64_t t = first; t < first + kTile; ++t) {
+      for (int64_t d = 0; d < width; d += 64 / sizeof(A)) {
+        __builtin_prefetch(rows[t] + d, 0, 2);
+      }
     }
   }
 }
@@ -361,11 +363,9 @@ void local_attention_forward(
         shape, row.of(v, shape.v_stride), shape.v_stride[2], keys_first, key_count, valid.get(), width, v_buffer.get());
     const int64_t start = task / blocks * shape.length + first;
     for (int64_t i = 0; i < count; i += kTile) {
-      if constexpr (std::is_same_v<T, A>) {
-        prefetch_tile(queries, width, i + kTile);
-        prefetch_tile(keys, width, i + kTile + sizes.window - 1);
-        prefetch_tile(values, width, i + kTile + sizes.window - 1);
-      }
+      prefetch_tile<T>(queries, width, i + 2 * kTile);
+      prefetch_tile<T>(keys, width, i + 2 * kTile + sizes.window - 1);
+      prefetch_tile<T>(values, width, i + 2 * kTile + sizes.window - 1);
       banded_dots<A>(queries.from(i), keys.from(i), width, sizes.offsets, static_cast<A>(shape.scale), scores.get());
       leave_out(sizes, valid.get() + i, scores.get());
       A log_sums[kTile];
@@ -423,7 +423,11 @@ void local_attention_backward(
           shape, row.of(v, shape.v_stride), shape.v_stride[2], keys_first, key_count, valid.get(), width,
           v_buffer.get());
 
+      // Each pass asks for the rows that a later one reads: this one for the next pass, the one for dq for the next
+      // chunk.
       for (int64_t i = 0; i < count; i += kTile) {
+        prefetch_tile<T>(grads, width, i);
+        prefetch_tile<T>(values, width, i + span);
         banded_dots<A>(
             queries.from(i), keys.from(i), width, sizes.offsets, scale, weights.get() + i / kTile * sizes.band);
       }
@@ -470,6 +474,8 @@ void local_attention_backward(
         banded_sums<1 - kTile, A>(
             keys.from(i), width, span, 0, span + kTile, [&](int64_t s) { return slope + s * kTile; }, dq, rows, false);
         finish_rows(shape, dq, rows, target);
+        prefetch_tile<T>(queries, width, i + kChunk);
+        prefetch_tile<T>(keys, width, i + kChunk + span);
       }
       // What the chunk's queries add to dk and dv of the block's own keys.
       const auto add_chunk = [&](const A* bands, Rows<const A> source, Rows<A> target) {

@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor, Tensor> local_attention_backward_cpu(
   auto shape = describe(q, k, v, window, key_mask, scale);
   check_backward(grad_out, q, lse);
   // At least as long as the halo on both of its sides: the work that blocks share stays in proportion to their own.
-  shape.block = std::clamp<int64_t>(shape.length, 1, std::max<int64_t>(256, 2 * shape.radius));
+  shape.block = std::clamp<int64_t>(shape.length, 1, std::max<int64_t>(512, 2 * shape.radius));
   const Tensor grad = torch::stable::contiguous(grad_out), log_sum = torch::stable::contiguous(lse);
   const auto empty = [&] {
     return on_huge_pages(torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), q.size(3)}));
