@@ -11,6 +11,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from potloc_fast import ops
+from potloc_fast.config.schema import LossConfig
+from potloc_fast.data.dataset import Batch
+from potloc_fast.losses import sample_labels, total_loss
+from potloc_fast.models import POTLoc
 from potloc_fast.ops._library import _C
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -184,6 +188,33 @@ def test_a_step_can_be_captured_in_a_graph(cuda: torch.device) -> None:
     graph.replay()
     for one, other in zip(captured, step(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_losses_of_a_model_wait_for_nothing(cuda: torch.device) -> None:
+    batch = Batch(
+        features=normal(2, 200, 32),
+        mask=torch.ones(2, 200, dtype=torch.bool),
+        recording=torch.tensor([0, 0, 1]),
+        points=torch.tensor([20.0, 150.0, 70.5]),
+        segments=torch.tensor([[15.0, 30.0], [140.0, 160.0], [60.0, 90.0]]),
+        classes=torch.tensor([0, 3, 2]),
+    ).to(cuda)
+    torch.manual_seed(0)
+    model = POTLoc(features=32, classes=5, width=64, heads=2, levels=2, window=9, drop_path=0.0).to(cuda)
+
+    def step() -> list[Tensor]:
+        pyramid = model(batch.features, batch.mask)
+        loss = total_loss(pyramid, sample_labels(batch, pyramid.level_lengths, 5, 2.0), LossConfig())["total"]
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(value.isfinite().all() for value in found)
 
 
 def test_without_cuda_kernels_it_says_how_to_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
