@@ -27,13 +27,18 @@ def draw(series: Mapping[Scaling, Sequence[Result]], path: Path) -> None:
             peaks = [(r.size, peak / 2**20) for r in ran if (peak := r.timings[name].peak_bytes)]
             if peaks:
                 memory.plot(*zip(*peaks, strict=True), label=name, **style)
-        time.set(title=f"{case.what} ({case.dtype})", ylabel="median time (s)")
-        memory.set(title="peak memory of a call", ylabel="MiB")
+        time.set_title(f"{case.what} ({case.dtype})", fontsize=9)
+        time.set_ylabel("median time (s)")
+        memory.set_title("peak memory of a call", fontsize=9)
+        memory.set_ylabel("MiB")
         for panel in (time, memory):
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
             panel.set_xlabel(case.axis)
             panel.grid(alpha=0.3)
+            low, high = panel.get_ylim()
+            if high < 10 * low:  # what hardly changes should look so
+                panel.set_ylim(low / 5, high * 5)
         time.legend(fontsize=8)
     with mpl.rc_context({"savefig.dpi": 130}):
         figure.savefig(path)
