@@ -86,11 +86,13 @@ void slopes(const Tile<A>& logit, const Tile<A>& target, Tile<A>& slope, Balance
     const Element<A> e(logit[i], t);
     // The slope of the entropy is p - t, written without cancellation; that of m is (1 - 2t) p q.
     const A entropy_slope = (1 - t) * e.p - t * e.q;
-    const A weighed = gamma * (1 - 2 * t) * e.p * e.q * e.entropy;
+    const A weight = gamma * (1 - 2 * t) * e.entropy;
     if constexpr (kSquare) {
-      slope[i] = balance(t) * e.m * (e.m * entropy_slope + weighed);
+      slope[i] = balance(t) * e.m * (e.m * entropy_slope + weight * e.p * e.q);
     } else {
-      slope[i] = balance(t) * exp(gamma * log(e.normal_m())) * (entropy_slope + weighed / e.normal_m());
+      // The quotient first: all three of p q, m and the entropy may be so small that their product is 0.
+      const A quotient = e.p * e.q / e.normal_m();
+      slope[i] = balance(t) * exp(gamma * log(e.normal_m())) * (entropy_slope + weight * quotient);
     }
   }
 }

@@ -224,3 +224,15 @@ X = torch.zeros(4, 3)
 def test_refuses(error: type[Exception], message: str, change: dict[str, object]) -> None:
     with pytest.raises(error, match=f"sigmoid_focal_loss: {message}"):
         ops.sigmoid_focal_loss(**{"logits": X, "targets": X, **change})
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_a_gradient_far_from_the_decision_keeps_its_digits(target: float) -> None:
+    x = torch.tensor([-55.0, -50.0, -46.0, 46.0, 50.0, 55.0])
+
+    def slope(dtype: torch.dtype) -> Tensor:
+        logits = x.to(dtype).requires_grad_()
+        loss = ops.sigmoid_focal_loss(logits, torch.full_like(logits, target), alpha=-1, gamma=0.5, reduction="sum")
+        return torch.autograd.grad(loss, logits)[0].double()
+
+    torch.testing.assert_close(slope(torch.float32), slope(torch.float64), rtol=1e-4, atol=0)
