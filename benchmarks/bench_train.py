@@ -215,6 +215,7 @@ CASES = [
         "bfloat16",
         partial(setup_step, bf16=True),
         goals={"released": 2.0},
+        slow=True,
     ),
     Case(
         "step-base",
