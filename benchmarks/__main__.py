@@ -62,7 +62,7 @@ def main() -> int:
         "--id", action="append", nargs="+", metavar="ID", help="what to measure, also nms-*; all without"
     )
     parser.add_argument("--list", action="store_true", help="print the ids and what they measure, and stop")
-    parser.add_argument("--quick", action="store_true", help="about two minutes: shorter, and without the slow cases")
+    parser.add_argument("--quick", action="store_true", help="about three minutes: shorter, and without the slow cases")
     parser.add_argument("--json", metavar="FILE", help="write JSON: an object for one id, else a list; - prints it")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="write a CSV, a Markdown table and a plot there")
     parser.add_argument("--compare", metavar="CSV", type=Path, help="compare the ratios with those of an earlier CSV")
