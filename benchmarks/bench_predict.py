@@ -22,7 +22,8 @@ from benchmarks.peers.nms import numpy_soft_nms
 from benchmarks.peers.proposals import released_proposals
 from potloc_fast.config import load_config
 from potloc_fast.data.dataset import whole
-from potloc_fast.data.layouts.hapt import load_hapt
+from potloc_fast.config.schema import FolderData
+from potloc_fast.data.layouts import read_listing
 from potloc_fast.engine.detect import propose, suppress
 from potloc_fast.losses import pyramid_mask
 from potloc_fast.models import POTLoc
@@ -37,7 +38,7 @@ def hapt_test_split() -> Work:
     """All recordings of the test users, in batches as the preset has them."""
     if not HAPT.is_file():
         raise Unavailable("../shared/data/hapt/hapt_uci.zip is not there")
-    dataset = load_hapt(HAPT)
+    dataset = read_listing(FolderData(layout="hapt", root=HAPT)).open()
     config = load_config("hapt")
     rules, ratio = config.detect, config.loss.topk_ratio
     assert rules.class_thresholds is not None

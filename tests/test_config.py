@@ -35,7 +35,7 @@ def test_preset_names() -> None:
 
 def test_thumos14_has_the_papers_values() -> None:
     config = load_config("thumos14")
-    assert config.data.layout == "lacp"
+    assert config.data.layout == "auto"
     assert (config.model.window, config.model.levels, config.loss.radius) == (19, 4, 2)
     assert config.base.loss.radius is None
     for train in (config.train, config.base.train):
@@ -129,7 +129,7 @@ def test_a_configuration_does_not_change() -> None:
         ("data.roott=x", "hapt: unknown key data.roott, did you mean data.root?"),
         ("base.train.epoch=1", "hapt: unknown key base.train.epoch, did you mean base.train.epochs?"),
         ("zzzzzzzzz=1", "hapt: unknown key zzzzzzzzz"),
-        ("data.layout=csv", "hapt: key data.layout: expected 'hapt', 'lacp', 'synthetic', got 'csv'"),
+        ("data.layout=csv", "hapt: key data.layout: expected 'auto', 'plain', 'lacp', 'hrpro', 'wtalc', 'backtal', 'actionformer', 'opentad', 'hapt', 'synthetic', got 'csv'"),
         ("model.window=4", "hapt: key model.window: expected an odd number, got 4"),
         ("model.window=-3", "hapt: key model.window: expected greater than 0, got -3"),
         ("train.epochs=many", "hapt: key train.epochs: expected a valid integer"),

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PointDistribution = Literal["gaussian", "uniform", "centre", "start"]
+PointDistribution = Literal["gaussian", "uniform", "centre", "start", "end", "human"]
 
 
 class Section(BaseModel):
@@ -26,28 +26,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
-class HaptData(Section):
-    """The HAPT / SBHAR recordings of the UCI archive."""
+class GridConfig(Section):
+    """Where snippets lie in time, where the layout does not say so or says it wrongly."""
 
-    layout: Literal["hapt"]
+    fps: PositiveFloat | None = None
+    """Frames (or samples) a second of what the snippets were cut from."""
+    window: PositiveInt | None = None
+    """Frames in a snippet."""
+    stride: PositiveInt | None = None
+    """Frames from one snippet to the next."""
+
+
+class FolderData(Section):
+    """A data set in one of the layouts that are in use."""
+
+    layout: Literal["auto", "plain", "lacp", "hrpro", "wtalc", "backtal", "actionformer", "opentad", "hapt"]
+    """How the folder is laid out; auto finds out, and says what it saw."""
     root: Path | None = None
-    """The archive as a zip, or its folder."""
-    window: PositiveInt = 50
-    """Samples in a snippet, at 50 Hz."""
-    stride: PositiveInt = 25
-    """Samples from one snippet to the next."""
-    points: PointDistribution = "gaussian"
-    """Where in an instance its point is drawn."""
-    standardize: bool = True
-    """Subtract the mean and divide by the standard deviation of the training features."""
-
-
-class LacpData(Section):
-    """A folder in the layout of LACP and POTLoc, as most I3D features of THUMOS'14 come."""
-
-    layout: Literal["lacp"]
-    root: Path | None = None
-    """The folder that holds gt.json."""
+    """The folder, or the archive that holds one."""
+    name: str | None = None
+    """The data set, where a folder holds several."""
+    annotations: Path | None = None
+    """The annotations, where they are not where the layout has them."""
+    features: Path | None = None
+    """The features, where they are not where the layout has them."""
+    points_file: Path | None = None
+    """The table of points, where it is not where the layout has it."""
+    points: Literal["file"] | PointDistribution = "file"
+    """Point labels as they are on disk, or drawn from the instances."""
+    kept_points: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the points of each recording that is kept."""
+    grid: GridConfig = GridConfig()
+    trusted: bool = False
+    """Whether pickled arrays may be loaded, which can run any code: only for files whose source is trusted."""
     standardize: bool = False
     """Subtract the mean and divide by the standard deviation of the training features."""
 
@@ -64,6 +75,8 @@ class SyntheticData(Section):
     """Channels of a snippet."""
     points: PointDistribution = "gaussian"
     """Where in an instance its point is drawn."""
+    kept_points: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the points of each recording that is kept."""
     standardize: bool = False
     """Subtract the mean and divide by the standard deviation of the training features."""
 
@@ -242,7 +255,7 @@ class Config(Section):
     """A whole run. The top-level sections `model`, `loss`, `train` and `detect` are those of the POTLoc model."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    data: Annotated[HaptData | LacpData | SyntheticData, Field(discriminator="layout")]
+    data: Annotated[FolderData | SyntheticData, Field(discriminator="layout")]
     base: BaseStage = BaseStage()
     pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
     model: ModelConfig = ModelConfig()

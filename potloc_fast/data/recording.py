@@ -86,11 +86,19 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Recordings that share their classes and the width of their features."""
+    """Recordings that share their classes and the width of their features.
+
+    Attributes:
+        name: names it in errors.
+        classes: names of the classes, in the order of a model's outputs.
+        recordings: all subsets.
+        notes: a sentence for each thing that a user should know about how it was read.
+    """
 
     name: str
     classes: tuple[str, ...]
     recordings: tuple[Recording, ...]
+    notes: tuple[str, ...] = ()
 
     def subset(self, name: str) -> tuple[Recording, ...]:
         """The recordings of a subset.

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from potloc_fast.config import Config, load_config
-from potloc_fast.config.schema import BaseStage, TrainConfig
+from potloc_fast.config.schema import BaseStage, SyntheticData, TrainConfig
 from potloc_fast.data import Dataset, Recording
 from potloc_fast.data.dataset import TrainingSet
-from potloc_fast.data.layouts import LAYOUTS
+from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.layouts.synthetic import load_synthetic
+from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.fit import fit
 from potloc_fast.engine.run import Run, Stage
@@ -32,12 +34,16 @@ def load_dataset(config: Config) -> Dataset:
     Raises:
         InputError: something in it can't be used.
     """
-    options = config.data.model_dump(exclude={"layout", "standardize"})
-    if "root" in options and options["root"] is None:
-        raise InputError("key data.root: expected the folder or archive of the data set, got none: give data.root=PATH")
-    if "points" in options:
-        options["seed"] = config.seed
-    return LAYOUTS[config.data.layout](**options)
+    data = config.data
+    if isinstance(data, SyntheticData):
+        dataset = load_synthetic(
+            recordings=data.recordings, classes=data.classes, length=data.length, width=data.width, seed=config.seed
+        )
+    else:
+        dataset = read_listing(data).open()
+    if data.points != "file":
+        dataset = draw_points(dataset, data.points, seed=config.seed)
+    return thin_points(dataset, data.kept_points, seed=config.seed)
 
 
 def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step] = STEPS, resume: bool = False) -> Run:
@@ -74,7 +80,10 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     dataset = load_dataset(config)
     recordings = dataset.subset("train")
     if not any(recording.points for recording in recordings):
-        raise InputError(f"{dataset.name}: expected point labels for the training recordings, found none")
+        raise InputError(
+            f"{dataset.name}: expected point labels for the training recordings, found none: "
+            "data.points=gaussian draws them from the instances"
+        )
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps)
     if resume:

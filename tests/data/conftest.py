@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potloc_fast.data.layouts.hapt import load_hapt
+from potloc_fast.config.schema import FolderData
+from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.points import draw_points
 from potloc_fast.data.recording import Dataset
 
 
 @pytest.fixture(scope="session")
 def hapt(shared_data: Path) -> Dataset:
     """The real HAPT recordings, loaded once."""
-    return load_hapt(shared_data / "hapt" / "hapt_uci.zip")
+    listing = read_listing(FolderData(layout="hapt", root=shared_data / "hapt" / "hapt_uci.zip"))
+    return draw_points(listing.open(), "gaussian", seed=0)
 
 
 @pytest.fixture

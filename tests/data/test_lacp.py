@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potloc_fast.data.layouts.lacp import load_lacp
-from potloc_fast.data.recording import Instance, Point
+from potloc_fast.config.schema import FolderData
+from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.recording import Dataset, Instance, Point
 from potloc_fast.errors import InputError
 
 TRAIN = ("video_validation_0000051", "video_validation_0000052")
 TEST = ("video_test_0000004", "video_test_0000006")
+
+
+def load_lacp(root: Path, points_file: Path | None = None) -> Dataset:
+    return read_listing(FolderData(layout="lacp", root=root, points_file=points_file)).open()
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def npy(root: Path, subset: str, stream: str, video: str) -> Path:
         ("test", "rgb", TEST[0], None, "expected a feature file, found none"),
         ("test", "rgb", TEST[0], (600, 4), "expected width 3 as in the other recordings, got 4"),
         ("train", "flow", TRAIN[1], (601, 3), "expected width 2 as in the other recordings, got 3"),
-        ("train", "flow", TRAIN[0], (599, 2), "expected 600 snippets as in rgb, got 599"),
+        ("train", "flow", TRAIN[0], (599, 2), "expected 600 snippets as in, got 599"),
     ],
 )
 def test_each_fault_of_the_features_is_named(

@@ -35,7 +35,7 @@ def test_centre_and_start() -> None:
     assert set(times("start")) == {10.0}
 
 
-@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "centre", "start"])
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "centre", "start", "end", "human"])
 def test_points_lie_inside_their_instances(distribution: str) -> None:
     # About one draw in 16,000 of the normal distribution falls outside; 200,000 draws show the clipping.
     drawn = times(distribution, [Instance("a", 1.0, 1.5)] * 200_000)
@@ -54,5 +54,5 @@ def test_the_draw_depends_on_seed_and_recording_alone() -> None:
 
 
 def test_an_unknown_distribution_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected gaussian, uniform, centre or start, got 'normal'"):
+    with pytest.raises(ValueError, match="expected a distribution among gaussian, uniform, centre, start, end, human, got 'normal'"):
         sample_points(MANY, "normal", seed=0, recording_id="v")  # type: ignore[arg-type]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potloc_fast.data.layouts import LAYOUTS
 from potloc_fast.data.layouts.synthetic import load_synthetic
 
 
@@ -16,12 +15,11 @@ def test_the_same_seed_gives_the_same_data_set() -> None:
 
 
 def test_sizes_are_those_asked_for() -> None:
-    dataset = load_synthetic(recordings=6, classes=3, length=200, width=8, points="start")
+    dataset = load_synthetic(recordings=6, classes=3, length=200, width=8)
     assert [recording.features.shape for recording in dataset.recordings] == [(200, 8)] * 6
     assert len(dataset.subset("train")) == 4
     assert dataset.classes == ("action_0", "action_1", "action_2")
-    for recording in dataset.recordings:
-        assert [point.time_sec for point in recording.points] == [item.start_sec for item in recording.instances]
+    assert all(recording.points == () for recording in dataset.recordings)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,7 +63,3 @@ def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="expected recordings >= 2, classes >= 1, length >= 50 and width >= 1"):
         load_synthetic(length=49)
 
-
-def test_layouts_are_found_by_name() -> None:
-    assert set(LAYOUTS) == {"hapt", "lacp", "synthetic"}
-    assert LAYOUTS["synthetic"](recordings=2).name == "synthetic"

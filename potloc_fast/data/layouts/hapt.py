@@ -11,15 +11,17 @@ import io
 import re
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from potloc_fast.config.schema import FolderData
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.points import Distribution, sample_points
-from potloc_fast.data.recording import Dataset, Instance, Recording, validate
+from potloc_fast.data.listing import Entry, Listing
+from potloc_fast.data.recording import Instance
 from potloc_fast.errors import InputError
 
 FPS = 50
@@ -27,26 +29,59 @@ FPS = 50
 Folder: TypeAlias = Path | zipfile.Path
 
 
-def load_hapt(
-    root: str | Path, *, window: int = 50, stride: int = 25, points: Distribution = "gaussian", seed: int = 0
-) -> Dataset:
-    """Load the HAPT recordings.
+@dataclass(frozen=True, eq=False)
+class HaptRecording:
+    """The features of a recording: windows of raw samples, channel by channel.
+
+    `[T, 6 * window]`: acc x, y, z (g) and gyro x, y, z (rad/s) one channel after the other, as recorded.
+    """
+
+    raw: Folder
+    name: str
+    window: int
+    stride: int
+
+    @property
+    def path(self) -> Path:
+        """The file of accelerations."""
+        return Path(str(self.raw / f"acc_{self.name}.txt"))
+
+    def load(self) -> NDArray[np.float32]:
+        """Cut the recording into windows."""
+        acc, gyro = (_read_table(self.raw / f"{sensor}_{self.name}.txt", 3, np.float32) for sensor in ("acc", "gyro"))
+        if len(acc) != len(gyro):
+            raise InputError(
+                f"{self.raw / f'gyro_{self.name}.txt'}: expected {len(acc)} rows as in acc_{self.name}.txt, "
+                f"got {len(gyro)}"
+            )
+        if len(acc) < self.window:
+            raise InputError(f"{self.path}: expected at least one window of {self.window} rows, got {len(acc)}")
+        samples = np.concatenate([acc, gyro], axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(samples, self.window, axis=0)[:: self.stride]
+        return windows.reshape(len(windows), 6 * self.window)  # from [T, 6, window]
+
+
+def recognize(root: Path) -> str | None:
+    """Say what of the layout is there, if it is."""
+    try:
+        folder = open_hapt(root)
+    except InputError:
+        return None
+    return f"{folder / 'RawData' / 'labels.txt'}"
+
+
+def read(root: Path, options: FolderData) -> Listing:
+    """List the HAPT recordings, without points.
 
     Args:
         root: the archive (also a zip inside a zip) or a folder it was unpacked to; `RawData` may lie anywhere inside.
-        window: samples in a snippet.
-        stride: samples from one snippet to the next.
-        points: how to draw the point labels, see `sample_points`.
-        seed: seed of the points.
-
-    Returns:
-        A data set with recordings such as "exp01_user01". A snippet has 6 * window values, the samples of acc x, y, z
-        (g) and gyro x, y, z (rad/s) one channel after the other, as recorded.
+        options: `grid.window` and `grid.stride` in samples, by default 50 and 25.
 
     Raises:
         InputError: a file is missing or has a bad row.
     """
     folder = open_hapt(root)
+    window, stride = options.grid.window or 50, options.grid.stride or 25
     listed = re.findall(r"^\s*(\d+)\s+(\S+)", _read_text(folder / "activity_labels.txt"), re.MULTILINE)
     names = {int(number): name for number, name in listed}
     train, test = (
@@ -65,24 +100,23 @@ def load_hapt(
         instance = Instance(names[activity], (first - 1) / FPS, last / FPS)
         instances.setdefault((experiment, user), []).append(instance)
 
-    recordings = []
+    entries = []
     for (experiment, user), found in sorted(instances.items()):
         if user not in train | test:
             raise InputError(
                 f"{folder}: expected user {user} of experiment {experiment} in the split, found it in none"
             )
         name = f"exp{experiment:02}_user{user:02}"
-        recordings.append(
-            Recording(
+        entries.append(
+            Entry(
                 id=name,
-                features=_snippets(folder / "RawData", name, window, stride),
-                grid=Grid(FPS, window, stride),
                 subset="train" if user in train else "test",
+                sources=(HaptRecording(folder / "RawData", name, window, stride),),
+                grid=Grid(FPS, window, stride),
                 instances=tuple(found),
-                points=sample_points(found, points, seed=seed, recording_id=name),
             )
         )
-    return validate(Dataset("hapt", tuple(names.values()), tuple(recordings)))
+    return Listing("hapt", tuple(names.values()), tuple(entries))
 
 
 def open_hapt(root: str | Path) -> Folder:
@@ -114,17 +148,6 @@ def open_hapt(root: str | Path) -> Folder:
         raise InputError(f"{root}: expected the HAPT archive or its folder, found none") from None
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{root}: expected a zip archive, got: {error}") from None
-
-
-def _snippets(raw: Folder, name: str, window: int, stride: int) -> NDArray[np.float32]:
-    acc, gyro = (_read_table(raw / f"{sensor}_{name}.txt", 3, np.float32) for sensor in ("acc", "gyro"))
-    if len(acc) != len(gyro):
-        raise InputError(f"{raw / f'gyro_{name}.txt'}: expected {len(acc)} rows as in acc_{name}.txt, got {len(gyro)}")
-    if len(acc) < window:
-        raise InputError(f"{raw / f'acc_{name}.txt'}: expected at least one window of {window} rows, got {len(acc)}")
-    samples = np.concatenate([acc, gyro], axis=1)
-    windows = np.lib.stride_tricks.sliding_window_view(samples, window, axis=0)[::stride]  # [T, 6, window]
-    return windows.reshape(len(windows), 6 * window)
 
 
 def _read_text(path: Folder) -> str:

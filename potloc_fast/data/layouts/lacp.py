@@ -15,57 +15,52 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from potloc_fast.config.schema import FolderData
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.recording import Dataset, Instance, JoinedFeatures, Point, Recording, load_features, validate
+from potloc_fast.data.listing import Entry, Listing, NpyFile
+from potloc_fast.data.recording import Instance, Point
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, read_text
 
 I3D = Grid(fps=25, window=16, stride=16)
 
 
-def load_lacp(root: str | Path, *, points_file: str | Path | None = None) -> Dataset:
-    """Load a data set in the layout of LACP and POTLoc.
+def recognize(root: Path) -> str | None:
+    """Say what of the layout is there, if it is."""
+    streams = [path for name in ("features", "i3d_features") if (path := root / name / "train" / "rgb").is_dir()]
+    return f"gt.json and {streams[0].relative_to(root)}/" if (root / "gt.json").is_file() and streams else None
+
+
+def read(root: Path, options: FolderData) -> Listing:
+    """List a data set in the layout of LACP and POTLoc.
 
     Args:
         root: its folder, whose name becomes the name of the data set.
-        points_file: a table (.csv) or a .json file of points as above; by default the first that `root` has.
-
-    Returns:
-        A data set whose features stay on disk; RGB and flow are joined on channels as they are read.
+        options: where files lie that are not where the layout has them.
 
     Raises:
         InputError: a file is missing or can't be used.
     """
-    root = Path(root)
-    instances = _read_instances(root / "gt.json")
-    if points_file is None:
-        points_file = _first(root, "point_gaussian/point_labels.csv", "point_labels.csv", "point_dict.json")
-    points_file = Path(points_file)
+    truth = options.annotations or root / "gt.json"
+    instances = _read_instances(truth)
+    points_file = options.points_file or _first(
+        root, "point_gaussian/point_labels.csv", "point_labels.csv", "point_dict.json"
+    )
     if points_file.suffix == ".json":
         points = _read_point_dict(points_file)
     else:
         points = _read_point_table(points_file, root / "fps_dict.json")
-    folder = _first(root, "features", "i3d_features")
-    widths: dict[str, int] = {}  # of each stream, as the first recording has it
-    recordings = []
+    folder = options.features or _first(root, "features", "i3d_features")
+    entries = []
     for subset in ("train", "test"):
         split_file = root / f"split_{subset}.txt"
         for video in read_text(split_file).split():
             if video not in instances:
-                raise InputError(
-                    f"{root / 'gt.json'}: expected {video}, which {split_file.name} lists, found no such video"
-                )
-            streams = []
-            for stream in ("rgb", "flow"):
-                path = folder / subset / stream / f"{video}.npy"
-                streams.append(load_features(path, widths.get(stream)))
-                widths[stream] = streams[-1].shape[1]
-                if len(streams[-1]) != len(streams[0]):
-                    raise InputError(f"{path}: expected {len(streams[0])} snippets as in rgb, got {len(streams[-1])}")
-            features = JoinedFeatures(*streams)
-            recordings.append(Recording(video, features, I3D, subset, instances[video], points.get(video, ())))
+                raise InputError(f"{truth}: expected {video}, which {split_file.name} lists, found no such video")
+            streams = tuple(NpyFile(folder / subset / stream / f"{video}.npy") for stream in ("rgb", "flow"))
+            entries.append(Entry(video, subset, streams, I3D, instances[video], points.get(video, ())))
     classes = sorted({instance.label for found in instances.values() for instance in found})
-    return validate(Dataset(root.resolve().name, tuple(classes), tuple(recordings)))
+    return Listing(root.resolve().name, tuple(classes), tuple(entries))
 
 
 def _first(root: Path, *names: str) -> Path:

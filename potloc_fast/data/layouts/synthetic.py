@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.points import Distribution, sample_points
 from potloc_fast.data.recording import Dataset, Instance, Recording, validate
 
 GRID = Grid(fps=25, window=16, stride=16)
@@ -18,7 +17,6 @@ def load_synthetic(
     classes: int = 5,
     length: int = 400,
     width: int = 32,
-    points: Distribution = "gaussian",
     seed: int = 0,
 ) -> Dataset:
     """Make recordings of actions in a drifting background, two thirds of them for training.
@@ -32,11 +30,10 @@ def load_synthetic(
         classes: number of classes.
         length: snippets in a recording, at least 50.
         width: number of channels.
-        points: how to draw the point labels, see `sample_points`.
         seed: the same seed gives the same data set.
 
     Returns:
-        The data set "synthetic".
+        The data set "synthetic", without points.
     """
     if recordings < 2 or classes < 1 or length < 50 or width < 1:
         raise ValueError(
@@ -80,7 +77,6 @@ def load_synthetic(
                 grid=GRID,
                 subset="train" if index < recordings * 2 // 3 else "test",
                 instances=tuple(instances),
-                points=sample_points(instances, points, seed=seed, recording_id=name),
             )
         )
     return validate(Dataset("synthetic", names, tuple(made)))
