@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from potloc_fast.data import Recording
 from potloc_fast.evaluation import Segments
 from potloc_fast.files import atomic, read_text
+
+if TYPE_CHECKING:
+    from potloc_fast.engine.ablate import Outcome
 
 SHOWN_CLASSES = 8  # more rows than this can't be told apart on one page
 
@@ -94,6 +97,32 @@ def plot_recording(
         f"{recording.id} (bars | are point labels)" if recording.points else recording.id, x=0.02, ha="left"
     )
     np.atleast_1d(all_axes)[-1].set_xlabel("seconds")
+    _save(figure, output)
+
+
+def plot_ablation(outcomes: Sequence[Outcome], output: str | Path) -> None:
+    """Draw what the arms of a study score: the mean mAP and that at the highest threshold, a dot for each seed.
+
+    Args:
+        outcomes: by arm, then seed.
+        output: the picture to write; its suffix decides the format.
+    """
+    arms: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        arms.setdefault(", ".join(outcome.settings.values()), []).append(outcome)
+    figure, axes = _figure(8, 0.42 * len(arms) + 1.4)
+    rows = np.arange(len(arms))
+    last = f"at tIoU {outcomes[0].tiou[-1]:g}"
+    for colour, name, shift in (("tab:blue", "mean", -0.17), ("tab:orange", last, 0.17)):
+        values = [[item.mean if name == "mean" else item.map[-1] for item in own] for own in arms.values()]
+        means = [float(np.mean(own)) for own in values]
+        axes.barh(rows + shift, means, 0.32, color=colour, alpha=0.6, label=f"mAP, {name}")
+        for row, own in zip(rows, values, strict=True):
+            axes.plot(own, np.full(len(own), row + shift), "k.", markersize=4)
+    axes.set(yticks=rows, xlabel="mAP (%)", ylabel=", ".join(outcomes[0].settings))
+    axes.set_yticklabels(list(arms))
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper right", ncol=2)
     _save(figure, output)
 
 

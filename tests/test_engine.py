@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from potloc_fast.engine.detect import detect
 from potloc_fast.engine.fit import WarmedAverage
 from potloc_fast.engine.predict import score_curves
 from potloc_fast.engine.run import Run, Stage
-from potloc_fast.engine.train import STEPS, load_dataset
+from potloc_fast.engine.train import STEPS, load_dataset, supervision_of
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, read_detections
+from potloc_fast.models import BaseModel, POTLoc
 
 TINY = (
     "data.recordings=6",
@@ -327,3 +329,61 @@ def test_resumed_training_equals_training_without_a_break(tmp_path: Path, monkey
         assert not (broken.folder / stage / "checkpoint.pt").exists()
     with pytest.raises(InputError, match="begin a new run"):
         potloc_fast.train(tiny("seed=1"), tmp_path / "broken", resume=True)
+
+
+@pytest.mark.parametrize("supervision", ["ground-truth", "proposals", "points"])
+@pytest.mark.parametrize("backbone", ["transformer", "convolutions"])
+def test_other_supervision_and_backbone(run: Run, tmp_path: Path, supervision: str, backbone: str) -> None:
+    shutil.copytree(run.folder / "base", tmp_path / "base")
+    config = tiny(f"supervision={supervision}", f"backbone={backbone}")
+    other = potloc_fast.train(config, tmp_path, ["potloc", "detect"])
+    assert isinstance(other.load("potloc"), BaseModel if backbone == "convolutions" else POTLoc)
+    assert (tmp_path / "potloc" / "evaluation.json").is_file()
+    assert not (tmp_path / "pseudo_labels.json").exists()
+
+
+def test_the_labels_of_each_supervision(run: Run, tmp_path: Path) -> None:
+    recordings = load_dataset(run.config).subset("train")
+    labels = {
+        name: supervision_of(
+            replace(run, config=tiny(f"supervision={name}")), recordings, run.folder / "pseudo_labels.json"
+        )
+        for name in ("ground-truth", "proposals", "pseudo-labels", "points")
+    }
+    assert labels["points"] is None
+    first = recordings[0]
+    assert labels["ground-truth"][first.id] == [
+        (item.label, (item.start_sec + item.end_sec) / 2, item.start_sec, item.end_sec) for item in first.instances
+    ]
+    proposals = read_detections(run.folder / "base" / "proposals.json")
+    assert sum(map(len, labels["proposals"].values())) == len(proposals)
+    for name in ("proposals", "pseudo-labels"):
+        for found in labels[name].values():
+            assert all(start <= point <= end for _, point, start, end in found)
+    points = [point for item in recordings for point in item.points]
+    assert {point for found in labels["pseudo-labels"].values() for _, point, _, _ in found} <= {
+        point.time_sec for point in points
+    }
+
+
+def test_rounds_learn_from_the_round_before(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    again = potloc_fast.train(tiny("rounds=2"), tmp_path / "run", ["potloc", "detect"])
+    first = again.folder / "round_1"
+    assert same_weights(run, replace(again, folder=again.folder), "base")
+    one, other = load_file(first / "model.safetensors"), weights(run, "potloc")
+    assert all(torch.equal(one[name], other[name]) for name in one)  # the first round is what one round is
+    assert not same_weights(run, again, "potloc")
+    assert (first / "pseudo_labels.json").read_text() != (again.folder / "pseudo_labels.json").read_text()
+    assert (first / "proposals.json").is_file()
+    # Interrupted between the rounds: the outcome is the same.
+    before = weights(again, "potloc")
+    shutil.rmtree(again.folder / "potloc")
+    resumed = potloc_fast.train(tiny("rounds=2"), again.folder, ["potloc"], resume=True)
+    assert all(torch.equal(before[name], value) for name, value in weights(resumed, "potloc").items())
+
+
+def test_what_a_supervision_needs_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"proposals\.json: expected what the step base writes"):
+        potloc_fast.train(tiny("supervision=proposals"), tmp_path, ["potloc"])
+    potloc_fast.train(tiny("supervision=points"), tmp_path / "points", ["potloc"])

@@ -86,7 +86,7 @@ def _read(source: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected a mapping of keys to values, got {type(values).__name__}")
     base = values.pop("preset", None)
-    return values if base is None else _merge(_read(base), values)
+    return values if base is None else merge(_read(base), values)
 
 
 def _parse(text: str, name: str) -> Any:
@@ -100,11 +100,12 @@ def _parse(text: str, name: str) -> Any:
         ) from None
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys of `below` with those of `above` in their place."""
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 

@@ -255,6 +255,13 @@ class Config(Section):
     """A whole run. The top-level sections `model`, `loss`, `train` and `detect` are those of the POTLoc model."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    supervision: Literal["pseudo-labels", "ground-truth", "proposals", "points"] = "pseudo-labels"
+    """What the POTLoc model learns from; all but the first are there for comparison."""
+    rounds: PositiveInt = 1
+    """Rounds of training the POTLoc model; from the second on, pseudo-labels come from the proposals of the round
+    before."""
+    backbone: Literal["transformer", "convolutions"] = "transformer"
+    """The POTLoc model, or, for comparison, a base model in its place, as `base.model` describes it."""
     data: Annotated[FolderData | SyntheticData, Field(discriminator="layout")]
     base: BaseStage = BaseStage()
     pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()

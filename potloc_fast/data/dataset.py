@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from potloc_fast.data.recording import Features, JoinedFeatures, Recording
 from potloc_fast.errors import InputError
+
+LabelledSegments: TypeAlias = Mapping[str, Sequence[tuple[str, float, float, float]]]
+"""`{recording: [(label, point_sec, start_sec, end_sec), ...]}`"""
 
 KEPT_POINTS = 0.7  # a random crop keeps more than this part of the points ...
 CROP_TRIES = 500  # ... where one of so many does
@@ -80,11 +83,11 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         sampling: "random" takes a random window that keeps over 70% of the points (of 500 tries; the one that keeps
             most where none does); a recording no longer than `length` is cropped to 0.9 to 1.0 of its own. "linear"
             interpolates whole recordings to `length`.
-        pseudo_labels: `{recording: [(label, point_sec, start_sec, end_sec), ...]}`, to learn from these instead of from
-            points; a recording that is not in it has none.
+        labels: segments such as pseudo-labels, to learn from these instead of from points; a recording that is not
+            among them has none.
 
     Raises:
-        InputError: a pseudo-label is of none of the classes.
+        InputError: a segment is of none of the classes.
     """
 
     def __init__(
@@ -94,18 +97,18 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         *,
         length: int | None = None,
         sampling: Literal["random", "linear"] = "random",
-        pseudo_labels: Mapping[str, Sequence[tuple[str, float, float, float]]] | None = None,
+        labels: LabelledSegments | None = None,
     ) -> None:
         if sampling not in ("random", "linear") or (sampling == "linear" and length is None):
             raise ValueError(f"expected sampling random, or linear with a length, got {sampling!r} with {length}")
         self.recordings = tuple(recordings)
         self.length = length
         self.sampling = sampling
-        self.only_points = pseudo_labels is None
+        self.only_points = labels is None
         self.labels = tuple(
             _point_labels(recording, classes)
-            if pseudo_labels is None
-            else _segment_labels(recording, classes, pseudo_labels.get(recording.id, ()))
+            if labels is None
+            else _segment_labels(recording, classes, labels.get(recording.id, ()))
             for recording in self.recordings
         )
 
@@ -196,11 +199,11 @@ def _point_labels(recording: Recording, classes: Sequence[str]) -> Labels:
 
 
 def _segment_labels(
-    recording: Recording, classes: Sequence[str], pseudo_labels: Sequence[tuple[str, float, float, float]]
+    recording: Recording, classes: Sequence[str], segments: Sequence[tuple[str, float, float, float]]
 ) -> Labels:
-    times = np.array([label[1:] for label in pseudo_labels], dtype=np.float64).reshape(-1, 3)
+    times = np.array([segment[1:] for segment in segments], dtype=np.float64).reshape(-1, 3)
     positions = np.clip(recording.grid.to_grid(times), 0, len(recording.features))
-    indices = _class_indices(recording, [label[0] for label in pseudo_labels], classes)
+    indices = _class_indices(recording, [segment[0] for segment in segments], classes)
     return Labels(positions[:, 0], positions[:, 1:], indices)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from potloc_fast.files import atomic, read_json, write_json, write_text
 from potloc_fast.models import BaseModel as PointBaseModel
 from potloc_fast.models import POTLoc
 
-Stage = Literal["base", "potloc"]
+Stage: TypeAlias = str  # "base", "potloc", or "round_1" and so on for the rounds of POTLoc before the last
 Model: TypeAlias = PointBaseModel | POTLoc
 
 
@@ -74,7 +74,7 @@ class Run:
     def build(self, stage: Stage) -> Model:
         """An untrained model of a stage; its weights follow from the configured seed."""
         torch.manual_seed(self.config.seed)
-        if stage == "base":
+        if stage == "base" or self.config.backbone == "convolutions":
             return PointBaseModel(self.features, len(self.classes), **self.config.base.model.model_dump())
         return POTLoc(self.features, len(self.classes), **self.config.model.model_dump())
 

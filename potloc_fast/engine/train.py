@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +13,7 @@ import torch
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.schema import BaseStage, SyntheticData, TrainConfig
 from potloc_fast.data import Dataset, Recording
-from potloc_fast.data.dataset import TrainingSet
+from potloc_fast.data.dataset import LabelledSegments, TrainingSet
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.points import draw_points, thin_points
@@ -22,10 +23,11 @@ from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Evaluation, Segments, evaluate, read_detections, write_detections
 from potloc_fast.files import write_json
-from potloc_fast.pseudo_labels import Points, PseudoLabels, generate, read_pseudo_labels
+from potloc_fast.pseudo_labels import Points, generate, read_pseudo_labels
 
 Step = Literal["base", "pseudo-labels", "potloc", "detect"]
 STEPS: tuple[Step, ...] = get_args(Step)
+STAGES: tuple[Stage, ...] = ("base", "potloc")
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -52,7 +54,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     - "base" trains the base model on points and writes its proposals for the training recordings
       (base/proposals.json);
     - "pseudo-labels" turns proposals into pseudo_labels.json (Algorithm 1);
-    - "potloc" trains the POTLoc model on them;
+    - "potloc" trains the POTLoc model on them, or on what `supervision` names instead; of several `rounds` each but the
+      last writes proposals and pseudo-labels for the next (round_1/ and so on);
     - "detect" detects with both models in the subset `evaluate.subset` and writes what each scores
       (base/evaluation.json, potloc/evaluation.json).
 
@@ -78,6 +81,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         if step not in STEPS:
             raise InputError(f"{step}: expected steps among {', '.join(STEPS)}")
     dataset = load_dataset(config)
+    for note in dataset.notes:
+        print(note, file=sys.stderr)
     recordings = dataset.subset("train")
     if not any(recording.points for recording in recordings):
         raise InputError(
@@ -85,7 +90,7 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
             "data.points=gaussian draws them from the instances"
         )
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
-    _check_earlier_steps(Path(run_dir), steps)
+    _check_earlier_steps(Path(run_dir), steps, config)
     if resume:
         _check_same_config(Path(run_dir), config)
     run = Run.create(run_dir, config, dataset)
@@ -94,17 +99,20 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         _train_stage(run, "base", dataset, data, resume)
         write_detections(run.folder / "base" / "proposals.json", _detect(run, "base", recordings))
     if "pseudo-labels" in steps:
-        proposals = read_detections(run.folder / "base" / "proposals.json")
-        labels = generate(proposals, collect_points(recordings, dataset.classes), config.pseudo_labels.variant)
-        write_json(run.folder / "pseudo_labels.json", labels.to_results())
+        _write_pseudo_labels(run, "base", recordings, run.folder / "pseudo_labels.json")
     if "potloc" in steps:
-        labels = read_pseudo_labels(run.folder / "pseudo_labels.json")
-        data = TrainingSet(
-            recordings, dataset.classes, **_crops(config.train), pseudo_labels=group_by_recording(labels)
-        )
-        _train_stage(run, "potloc", dataset, data, resume)
+        labels = run.folder / "pseudo_labels.json"
+        for stage in (*(f"round_{number}" for number in range(1, config.rounds)), "potloc"):
+            data = TrainingSet(
+                recordings, dataset.classes, **_crops(config.train), labels=supervision_of(run, recordings, labels)
+            )
+            _train_stage(run, stage, dataset, data, resume)
+            if stage != "potloc":
+                labels = run.folder / stage / "pseudo_labels.json"
+                write_detections(run.folder / stage / "proposals.json", _detect(run, stage, recordings))
+                _write_pseudo_labels(run, stage, recordings, labels)
     if "detect" in steps:
-        for stage in ("base", "potloc"):
+        for stage in STAGES:
             if (run.folder / stage / "model.safetensors").is_file():
                 detections = _detect(run, stage, tested)
                 write_detections(run.folder / stage / "detections.json", detections)
@@ -142,24 +150,53 @@ def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> P
     )
 
 
-def group_by_recording(labels: PseudoLabels) -> dict[str, list[tuple[str, float, float, float]]]:
-    """Pseudo-labels as `{recording: [(label, point_sec, start_sec, end_sec), ...]}`."""
-    segments = labels.segments
+def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording], path: Path) -> None:
+    """Run Algorithm 1 on the proposals of a stage."""
+    proposals = read_detections(run.folder / stage / "proposals.json")
+    labels = generate(proposals, collect_points(recordings, run.classes), run.config.pseudo_labels.variant)
+    write_json(path, labels.to_results())
+
+
+def supervision_of(run: Run, recordings: Sequence[Recording], pseudo_labels: Path) -> LabelledSegments | None:
+    """What the POTLoc model learns from, by recording; None for the points themselves.
+
+    True instances and proposals have no point of their own: their centres stand for it where labels are sampled.
+    """
+    supervision = run.config.supervision
+    if supervision == "points":
+        return None
+    if supervision == "ground-truth":
+        return {
+            recording.id: [
+                (item.label, (item.start_sec + item.end_sec) / 2, item.start_sec, item.end_sec)
+                for item in recording.instances
+            ]
+            for recording in recordings
+        }
+    if supervision == "proposals":
+        segments = read_detections(run.folder / "base" / "proposals.json")
+        point_sec = (segments.start_sec + segments.end_sec) / 2
+    else:
+        labels = read_pseudo_labels(pseudo_labels)
+        segments, point_sec = labels.segments, labels.point_sec
     grouped: dict[str, list[tuple[str, float, float, float]]] = {video: [] for video in segments.videos}
-    columns = zip(segments.video, segments.label, labels.point_sec, segments.start_sec, segments.end_sec, strict=True)
+    columns = zip(segments.video, segments.label, point_sec, segments.start_sec, segments.end_sec, strict=True)
     for video, label, point, start, end in columns:
         grouped[segments.videos[video]].append((segments.labels[label], float(point), float(start), float(end)))
     return grouped
 
 
-def _check_earlier_steps(folder: Path, steps: Sequence[Step]) -> None:
+def _check_earlier_steps(folder: Path, steps: Sequence[Step], config: Config) -> None:
     """Refuse steps that need what neither an earlier run nor another of them writes."""
-    needs = {"pseudo-labels": ("base", "base/proposals.json"), "potloc": ("pseudo-labels", "pseudo_labels.json")}
+    needs = {"pseudo-labels": ("base", "base/proposals.json")}
+    if config.supervision == "pseudo-labels":
+        needs["potloc"] = ("pseudo-labels", "pseudo_labels.json")
+    elif config.supervision == "proposals":
+        needs["potloc"] = ("base", "base/proposals.json")
     for step, (earlier, name) in needs.items():
         if step in steps and earlier not in steps and not (folder / name).is_file():
             raise InputError(f"{folder / name}: expected what the step {earlier} writes, found none: run that step too")
-    stages = get_args(Stage)
-    if "detect" in steps and not any(s in steps or (folder / s / "model.safetensors").is_file() for s in stages):
+    if "detect" in steps and not any(s in steps or (folder / s / "model.safetensors").is_file() for s in STAGES):
         raise InputError(
             f"{folder}: expected a trained model to detect with, found none: run the step base or potloc too"
         )

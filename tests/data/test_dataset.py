@@ -92,7 +92,7 @@ def test_a_segment_that_overlaps_the_crop_stays_even_where_its_point_does_not() 
     rows = np.array([[45.5, 10.25, 80.75], [85.5, 85.0, 86.5], [88.5, 88.0, 89.0], [90.5, 90.0, 91.0]])
     # A window of 20 that keeps over 70% of these points holds those of rows 1 to 3, and so some of row 0's segment.
     pseudo = {"v": [("b" if i == 0 else "a", *GRID.to_sec(row).tolist()) for i, row in enumerate(rows)]}
-    training_set = TrainingSet([recording(100, [])], CLASSES, length=20, pseudo_labels=pseudo)
+    training_set = TrainingSet([recording(100, [])], CLASSES, length=20, labels=pseudo)
     for epoch in range(50):
         sample = training_set[0, epoch, 0]
         start = int(sample.features[0, 0])
@@ -106,13 +106,13 @@ def test_a_segment_that_overlaps_the_crop_stays_even_where_its_point_does_not() 
 
 def test_a_segment_outside_the_crop_is_dropped() -> None:
     pseudo = {"v": [("a", *GRID.to_sec(np.array([x, x - 1, x + 1])).tolist()) for x in (5.5, 50.5, 52.5, 54.5, 56.5)]}
-    sample = TrainingSet([recording(100, [])], CLASSES, length=20, pseudo_labels=pseudo)[0, 0, 0]
+    sample = TrainingSet([recording(100, [])], CLASSES, length=20, labels=pseudo)[0, 0, 0]
     np.testing.assert_allclose(np.diff(sample.labels.points), [2, 2, 2])
 
 
 def test_pseudo_labels_are_clipped_to_the_recording_and_absent_ones_are_none() -> None:
     sources = [recording(10, [4.5], "v"), recording(10, [4.5], "w")]
-    training_set = TrainingSet(sources, CLASSES, pseudo_labels={"v": [("a", 1.0, -3.0, 99.0)]})
+    training_set = TrainingSet(sources, CLASSES, labels={"v": [("a", 1.0, -3.0, 99.0)]})
     np.testing.assert_array_equal(training_set[0, 0, 0].labels.segments, [[0, 10]])
     assert training_set[0, 0, 1].labels.segments.shape == (0, 2)
 
@@ -134,7 +134,7 @@ def test_linear_sampling_scales_labels() -> None:
     np.testing.assert_allclose(labels.points, [21.0, 99.0])
     np.testing.assert_array_equal(labels.segments, [[21, 22], [99, 100]])
     pseudo = {"v": [("a", *GRID.to_sec(np.array([10.5, 5.0, 20.0])).tolist())]}
-    labels = TrainingSet([source], CLASSES, length=25, sampling="linear", pseudo_labels=pseudo)[0, 0, 0].labels
+    labels = TrainingSet([source], CLASSES, length=25, sampling="linear", labels=pseudo)[0, 0, 0].labels
     np.testing.assert_allclose(labels.points, [5.25])
     np.testing.assert_allclose(labels.segments, [[2.5, 10.0]])
 
@@ -226,7 +226,7 @@ def test_features_stay_on_disk_until_they_are_in_the_batch(tmp_path) -> None:
 
 def test_an_unknown_class_is_named() -> None:
     with pytest.raises(InputError, match=r"^v: expected a label among a, b, got 'c'$"):
-        TrainingSet([recording(9, [])], CLASSES, pseudo_labels={"v": [("c", 1.0, 0.5, 2.0)]})
+        TrainingSet([recording(9, [])], CLASSES, labels={"v": [("c", 1.0, 0.5, 2.0)]})
 
 
 def test_linear_sampling_needs_a_length() -> None:

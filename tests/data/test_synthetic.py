@@ -62,4 +62,3 @@ def test_context_lies_between_action_and_background() -> None:
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="expected recordings >= 2, classes >= 1, length >= 50 and width >= 1"):
         load_synthetic(length=49)
-

@@ -1,0 +1,262 @@
+"""The paper's ablations, and more of them, as studies that run many times over and go on where they stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import multiprocessing
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from potloc_fast.config import Config, dump_config, parse_config
+from potloc_fast.config.load import merge
+from potloc_fast.errors import InputError
+from potloc_fast.files import atomic, read_json, write_text
+
+Settings = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a study.
+
+    Attributes:
+        settings: what the row is called, a column each.
+        changes: what it changes, as nested keys of the configuration.
+    """
+
+    settings: Settings
+    changes: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return "_".join(f"{key}-{value}" for key, value in self.settings.items()).replace(" ", "-")
+
+
+def _supervision(config: Config) -> list[Arm]:
+    """Table 2: backbone and losses, what is learned from, and whether labels are sampled around their points."""
+    arms = []
+    radius = config.loss.radius or 2.0
+    for backbone, supervision, sampled in itertools.product(
+        ("transformer", "convolutions"), ("ground-truth", "pseudo-labels", "proposals", "points"), (True, False)
+    ):
+        if supervision == "points" and sampled:
+            continue  # nothing is there to sample
+        changes: dict[str, Any] = {"backbone": backbone, "supervision": supervision}
+        if backbone == "convolutions":  # with the losses, the training and the thresholds of the base model
+            base = config.base.model_dump(mode="json")
+            changes |= {section: base[section] for section in ("loss", "train", "detect")}
+        changes["loss"] = {**changes.get("loss", {}), "radius": radius if sampled else None}
+        settings = {"backbone": backbone, "supervision": supervision, "labels": "sampled" if sampled else "whole"}
+        arms.append(Arm(settings, changes))
+    return arms
+
+
+def _one_key(column: str, path: str, values: Sequence[Any]) -> list[Arm]:
+    """An arm for each value of one key."""
+    arms = []
+    for value in values:
+        changes: Any = value
+        for key in reversed(path.split(".")):
+            changes = {key: changes}
+        arms.append(Arm({column: "whole" if value is None else str(value)}, changes))
+    return arms
+
+
+def arms_of(study: str, config: Config) -> list[Arm]:
+    """The arms of a study, see `STUDIES`.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    if study not in STUDIES:
+        raise InputError(f"{study}: expected a study among {', '.join(STUDIES)}")
+    if study == "supervision":
+        return _supervision(config)
+    return _one_key(study, *_KEYS[study])
+
+
+_KEYS: dict[str, tuple[str, Sequence[Any]]] = {
+    "levels": ("model.levels", (0, 1, 2, 3, 4, 5)),
+    "window": ("model.window", (3, 7, 13, 19, 31)),
+    "radius": ("loss.radius", (0, 1, 2, 4, 8, None)),
+    "gamma": ("loss.gamma", (0, 1, 2, 3)),
+    "points": ("data.points", ("gaussian", "uniform", "start", "end", "human")),
+    "kept-points": ("data.kept_points", (1.0, 0.75, 0.5, 0.25)),
+    "algorithm": ("pseudo_labels.variant", ("paper", "released")),
+    "rounds": ("rounds", (1, 2, 3)),
+}
+STUDIES: dict[str, str] = {
+    "supervision": "backbone and losses, what is learned from, sampling (Table 2 of the paper)",
+    "levels": "levels of the pyramid (Table 3 of the paper)",
+    "window": "width of the attention's band",
+    "radius": "sampling radius r",
+    "gamma": "focusing parameter of the losses",
+    "points": "where in an instance its point lies",
+    "kept-points": "share of the points that is kept",
+    "algorithm": "variant of Algorithm 1",
+    "rounds": "rounds of self-training",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The mAP of one arm with one seed, in percent, at each threshold."""
+
+    settings: Settings
+    seed: int
+    tiou: tuple[float, ...]
+    map: tuple[float, ...]
+    mean: float
+
+
+def ablate(
+    study: str, config: Config, out: str | Path, seeds: Sequence[int] = (0, 1, 2), jobs: int = 1
+) -> list[Outcome]:
+    """Train every arm of a study with every seed, and write a table of what they score.
+
+    A seed decides where points are drawn and all of training. Arms that share data and seed share a base model. What an
+    earlier call finished is kept, and what it began goes on after its last whole epoch.
+
+    Args:
+        study: one of `STUDIES`.
+        config: what all arms share.
+        out: the folder to write to: `<study>.csv` (a row for each arm and seed), `<study>.md` (mean and standard
+            deviation over the seeds), `<study>.png`, and the runs in `<study>/` and `base/`.
+        seeds: one or more.
+        jobs: processes to spread the runs over; they share the cores evenly.
+
+    Returns:
+        The outcomes, by arm, then seed.
+
+    Raises:
+        InputError: the study, the data or the configuration can't be used, or a run failed.
+    """
+    out = Path(out)
+    if not seeds or jobs < 1:
+        raise InputError(f"{study}: expected one or more seeds and jobs, got seeds {list(seeds)} and {jobs} jobs")
+    runs: list[tuple[Arm, int, Config]] = [
+        (arm, seed, parse_config(merge(config.model_dump(mode="json"), {**arm.changes, "seed": seed}), arm.folder))
+        for arm in arms_of(study, config)
+        for seed in seeds
+    ]
+    folders = [out / study / arm.folder / f"seed_{seed}" for arm, seed, _ in runs]
+    bases = {_base_folder(out, changed): _base_config(changed) for _, _, changed in runs}
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    failures: list[str] = []
+    context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        first: list[Task] = [(folder, changed, None) for folder, changed in bases.items()]
+        second: list[Task] = [
+            (folder, changed, _base_folder(out, changed)) for folder, (_, _, changed) in zip(folders, runs, strict=True)
+        ]
+        for tasks in (first, second):
+            futures = {pool.submit(_run, task, threads): task[0] for task in tasks}
+            for number, future in enumerate(as_completed(futures), start=1):
+                failure = future.result()
+                print(f"[{number}/{len(futures)}] {futures[future]}{f': {failure}' if failure else ''}", flush=True)
+                if failure:
+                    failures.append(f"{futures[future]}: {failure}")
+            if failures:
+                raise InputError(f"{len(failures)} of {len(futures)} runs failed, the first: {failures[0]}")
+    outcomes = []
+    for folder, (arm, seed, _) in zip(folders, runs, strict=True):
+        found = read_json(folder / "potloc" / "evaluation.json")
+        outcomes.append(Outcome(arm.settings, seed, tuple(found["tiou"]), tuple(found["map"]), found["mean"]))
+    write_text(out / f"{study}.csv", to_csv(outcomes))
+    write_text(out / f"{study}.md", to_markdown(outcomes, f"{STUDIES[study][0].upper()}{STUDIES[study][1:]}"))
+    return outcomes
+
+
+def _base_config(config: Config) -> Config:
+    """What decides the base model and its proposals, and nothing else: runs in which it agrees share them."""
+    return Config(seed=config.seed, data=config.data, base=config.base)
+
+
+def _base_folder(out: Path, config: Config) -> Path:
+    return out / "base" / sha256(dump_config(_base_config(config)).encode()).hexdigest()[:12]
+
+
+Task: TypeAlias = tuple[Path, Config, Path | None]
+"""The folder and the configuration of a run, and the run of the base model whose proposals it uses; None trains one."""
+
+
+def _run(task: Task, threads: int) -> str | None:
+    """Do one run in a process of its own, with what it prints in train.log; returns what went wrong, in a sentence."""
+    import torch
+
+    from potloc_fast.engine.train import Step, train
+
+    folder, config, base = task
+    torch.set_num_threads(threads)
+    done = folder / ("potloc/evaluation.json" if base else "base/proposals.json")
+    if done.is_file() and (folder / "config.yaml").read_text(encoding="utf-8") == dump_config(config):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    if base is not None:
+        with atomic(folder / "base" / "proposals.json") as path:
+            path.write_bytes((base / "base" / "proposals.json").read_bytes())
+    steps: list[Step] = ["base"] if base is None else ["potloc", "detect"]
+    if base is not None and config.supervision == "pseudo-labels":
+        steps.append("pseudo-labels")
+    with (
+        (folder / "train.log").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            train(config, folder, steps, resume=True)
+        except InputError as error:
+            return str(error)
+    return None
+
+
+def to_csv(outcomes: Sequence[Outcome]) -> str:
+    """A row for each arm and seed: its settings, the seed, mAP at each threshold and their mean."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*outcomes[0].settings, "seed", *(f"{tiou:g}" for tiou in outcomes[0].tiou), "mean"])
+    for outcome in outcomes:
+        values = (f"{value:.4f}" for value in (*outcome.map, outcome.mean))
+        writer.writerow([*outcome.settings.values(), outcome.seed, *values])
+    return text.getvalue()
+
+
+def to_markdown(outcomes: Sequence[Outcome], title: str) -> str:
+    """A row for each arm: its settings and what `summary` gives."""
+    first = outcomes[0]
+    heads = [*first.settings, *(f"{tiou:g}" for tiou in first.tiou), "mean"]
+    rows = [heads, ["---" for _ in heads], *([*settings.values(), *cells] for settings, cells in summary(outcomes))]
+    seeds = ", ".join(str(seed) for seed in sorted({outcome.seed for outcome in outcomes}))
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+            f"mAP (%) at tIoU, mean ± standard deviation over the seeds {seeds}.",
+            "",
+        ]
+    )
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[tuple[Settings, list[str]]]:
+    """For each arm mAP (%) at each threshold and their mean, as "81.2 ± 0.7" over the seeds."""
+    rows = []
+    for _, group in itertools.groupby(outcomes, key=lambda outcome: tuple(outcome.settings.items())):
+        own = list(group)
+        cells = []
+        for values in zip(*((*outcome.map, outcome.mean) for outcome in own), strict=True):
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{deviation}")
+        rows.append((own[0].settings, cells))
+    return rows

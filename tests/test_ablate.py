@@ -1,0 +1,124 @@
+"""Studies: their arms, what they share, that they go on where they stopped, and their tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from potloc_fast.config import Config, load_config
+from potloc_fast.config.load import merge
+from potloc_fast.engine.ablate import STUDIES, Outcome, ablate, arms_of, summary, to_csv, to_markdown
+from potloc_fast.errors import InputError
+
+TINY = (
+    "data.recordings=6",
+    "data.length=80",
+    "data.width=6",
+    "data.classes=2",
+    "base.model.hidden=8",
+    "base.train.epochs=1",
+    "model.width=8",
+    "train.epochs=1",
+)
+
+
+def tiny() -> Config:
+    return load_config("synthetic", TINY)
+
+
+def test_table_2_has_the_papers_fourteen_rows() -> None:
+    rows = [tuple(arm.settings.values()) for arm in arms_of("supervision", tiny())]
+    kinds = [("ground-truth", "sampled"), ("ground-truth", "whole"), ("pseudo-labels", "sampled")]
+    kinds += [("pseudo-labels", "whole"), ("proposals", "sampled"), ("proposals", "whole"), ("points", "whole")]
+    assert rows == [(backbone, *kind) for backbone in ("transformer", "convolutions") for kind in kinds]
+
+
+def test_convolutions_take_losses_training_and_thresholds_of_the_base_model() -> None:
+    config = load_config("hapt")
+    arms = {tuple(arm.settings.values()): arm.changes for arm in arms_of("supervision", config)}
+    changes = arms["convolutions", "pseudo-labels", "sampled"]
+    assert changes["loss"] == {**config.base.loss.model_dump(mode="json"), "radius": 2.0}
+    assert changes["train"] == config.base.train.model_dump(mode="json")
+    assert changes["detect"] == config.base.detect.model_dump(mode="json")
+    assert arms["transformer", "ground-truth", "whole"] == {
+        "backbone": "transformer",
+        "supervision": "ground-truth",
+        "loss": {"radius": None},
+    }
+
+
+def test_table_3_goes_from_0_to_5_levels() -> None:
+    assert [arm.changes for arm in arms_of("levels", tiny())] == [{"model": {"levels": n}} for n in range(6)]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_arm_is_a_configuration_of_its_own(study: str) -> None:
+    arms = arms_of(study, tiny())
+    changed = [merge(tiny().model_dump(mode="json"), arm.changes) for arm in arms]
+    assert len({Config.model_validate(values).model_dump_json() for values in changed}) == len(arms)
+    assert len({arm.folder for arm in arms}) == len(arms)
+
+
+def test_a_study_is_run_resumed_and_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    outcomes = ablate("kept-points", tiny(), tmp_path, seeds=(0, 3), jobs=2)
+    assert [(outcome.settings["kept-points"], outcome.seed) for outcome in outcomes] == [
+        (share, seed) for share in ("1.0", "0.75", "0.5", "0.25") for seed in (0, 3)
+    ]
+    runs = {path.parent.parent for path in tmp_path.glob("kept-points/*/*/potloc/evaluation.json")}
+    assert len(runs) == 8
+    assert len(list((tmp_path / "base").iterdir())) == 8  # other points: other base models
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
+    # What is finished is kept; what is missing is done again and comes out the same.
+    gone = sorted(runs)[0] / "potloc" / "evaluation.json"
+    before = json.loads(gone.read_text())
+    gone.unlink()
+    assert ablate("kept-points", tiny(), tmp_path, seeds=(0, 3), jobs=1) == outcomes
+    assert json.loads(gone.read_text()) == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")} == kept
+    rows = list(csv.DictReader((tmp_path / "kept-points.csv").read_text().splitlines()))
+    assert [float(row["mean"]) for row in rows] == pytest.approx([outcome.mean for outcome in outcomes], abs=1e-4)
+    assert (tmp_path / "kept-points.md").read_text().startswith("# Share of the points that is kept\n")
+    assert "train.log" not in capfd.readouterr().out
+
+
+def test_arms_that_share_data_share_the_base_model(tmp_path: Path) -> None:
+    ablate("gamma", tiny(), tmp_path, seeds=(0,))
+    assert len(list((tmp_path / "base").iterdir())) == 1
+    proposals = {path.read_bytes() for path in tmp_path.rglob("proposals.json")}
+    assert len(proposals) == 1
+
+
+def test_another_configuration_is_not_mixed_in(tmp_path: Path) -> None:
+    ablate("gamma", tiny(), tmp_path, seeds=(0,))
+    other = load_config("synthetic", [*TINY, "train.epochs=2"])
+    with pytest.raises(InputError, match=r"4 of 4 runs failed, the first: .*expected the configuration that is to be"):
+        ablate("gamma", other, tmp_path, seeds=(0,))
+
+
+def test_what_is_wrong_is_said() -> None:
+    with pytest.raises(InputError, match=r"^depth: expected a study among supervision, levels, "):
+        ablate("depth", tiny(), "nowhere")
+    with pytest.raises(InputError, match=r"^gamma: expected one or more seeds and jobs, got seeds \[\] and 1 jobs$"):
+        ablate("gamma", tiny(), "nowhere", seeds=())
+
+
+def test_tables_by_hand() -> None:
+    outcomes = [
+        Outcome({"levels": level}, seed, (0.5, 0.7), values, sum(values) / 2)
+        for level, seed, values in (("0", 0, (50.0, 30.0)), ("0", 1, (54.0, 40.0)), ("4", 0, (60.0, 40.0)))
+    ]
+    assert to_csv(outcomes).splitlines() == [
+        "levels,seed,0.5,0.7,mean",
+        "0,0,50.0000,30.0000,40.0000",
+        "0,1,54.0000,40.0000,47.0000",
+        "4,0,60.0000,40.0000,50.0000",
+    ]
+    # Sample standard deviations: 4 / sqrt(2), 10 / sqrt(2), 7 / sqrt(2).
+    assert summary(outcomes) == [
+        ({"levels": "0"}, ["52.0 ± 2.8", "35.0 ± 7.1", "43.5 ± 4.9"]),
+        ({"levels": "4"}, ["60.0", "40.0", "50.0"]),
+    ]
+    assert "| 0 | 52.0 ± 2.8 | 35.0 ± 7.1 | 43.5 ± 4.9 |" in to_markdown(outcomes, "Levels")
