@@ -10,7 +10,7 @@ import pytest
 
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.load import merge
-from potloc_fast.engine.ablate import STUDIES, Outcome, ablate, arms_of, summary, to_csv, to_markdown
+from potloc_fast.engine.ablate import STUDIES, Outcome, ablate, arms_of, base_folder, summary, to_csv, to_markdown
 from potloc_fast.errors import InputError
 
 TINY = (
@@ -62,40 +62,35 @@ def test_every_arm_is_a_configuration_of_its_own(study: str) -> None:
     assert len({arm.folder for arm in arms}) == len(arms)
 
 
-def test_a_study_is_run_resumed_and_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    outcomes = ablate("kept-points", tiny(), tmp_path, seeds=(0, 3), jobs=2)
-    assert [(outcome.settings["kept-points"], outcome.seed) for outcome in outcomes] == [
-        (share, seed) for share in ("1.0", "0.75", "0.5", "0.25") for seed in (0, 3)
+def test_a_study_is_run_resumed_and_written(tmp_path: Path) -> None:
+    outcomes = ablate("algorithm", tiny(), tmp_path, seeds=(0, 3), jobs=2)
+    assert [(outcome.settings["algorithm"], outcome.seed) for outcome in outcomes] == [
+        (variant, seed) for variant in ("paper", "released") for seed in (0, 3)
     ]
-    runs = {path.parent.parent for path in tmp_path.glob("kept-points/*/*/potloc/evaluation.json")}
-    assert len(runs) == 8
-    assert len(list((tmp_path / "base").iterdir())) == 8  # other points: other base models
+    runs = {path.parent.parent for path in tmp_path.glob("algorithm/*/*/potloc/evaluation.json")}
+    assert len(runs) == 4
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     # What is finished is kept; what is missing is done again and comes out the same.
     gone = sorted(runs)[0] / "potloc" / "evaluation.json"
     before = json.loads(gone.read_text())
     gone.unlink()
-    assert ablate("kept-points", tiny(), tmp_path, seeds=(0, 3), jobs=1) == outcomes
+    assert ablate("algorithm", tiny(), tmp_path, seeds=(0, 3)) == outcomes
     assert json.loads(gone.read_text()) == before
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")} == kept
-    rows = list(csv.DictReader((tmp_path / "kept-points.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "algorithm.csv").read_text().splitlines()))
     assert [float(row["mean"]) for row in rows] == pytest.approx([outcome.mean for outcome in outcomes], abs=1e-4)
-    assert (tmp_path / "kept-points.md").read_text().startswith("# Share of the points that is kept\n")
-    assert "train.log" not in capfd.readouterr().out
-
-
-def test_arms_that_share_data_share_the_base_model(tmp_path: Path) -> None:
-    ablate("gamma", tiny(), tmp_path, seeds=(0,))
-    assert len(list((tmp_path / "base").iterdir())) == 1
-    proposals = {path.read_bytes() for path in tmp_path.rglob("proposals.json")}
-    assert len(proposals) == 1
-
-
-def test_another_configuration_is_not_mixed_in(tmp_path: Path) -> None:
-    ablate("gamma", tiny(), tmp_path, seeds=(0,))
-    other = load_config("synthetic", [*TINY, "train.epochs=2"])
+    assert (tmp_path / "algorithm.md").read_text().startswith("# Variant of Algorithm 1\n")
+    # Arms that agree in data and seed share the base model.
+    assert len(list((tmp_path / "base").iterdir())) == 2
+    assert len({path.read_bytes() for path in tmp_path.rglob("proposals.json")}) == 2
     with pytest.raises(InputError, match=r"4 of 4 runs failed, the first: .*expected the configuration that is to be"):
-        ablate("gamma", other, tmp_path, seeds=(0,))
+        ablate("algorithm", load_config("synthetic", [*TINY, "train.epochs=2"]), tmp_path, seeds=(0, 3))
+
+
+def test_arms_with_other_points_have_base_models_of_their_own() -> None:
+    config = tiny().model_dump(mode="json")
+    arms = [Config.model_validate(merge(config, arm.changes)) for arm in arms_of("points", tiny())]
+    assert len({base_folder(Path("out"), arm) for arm in arms}) == len(arms) == 5
 
 
 def test_what_is_wrong_is_said() -> None:

@@ -12,9 +12,10 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from potloc_fast.data import Grid, Instance, Point, Recording
+from potloc_fast.engine.ablate import Outcome
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments
-from potloc_fast.plots import plot_losses, plot_recording
+from potloc_fast.plots import plot_ablation, plot_losses, plot_recording
 
 GRID = Grid(fps=25, window=16, stride=16)
 CLASSES = ("dive", "high_jump", "rest")
@@ -118,3 +119,19 @@ def test_scores_of_zero_and_one_snippet(tmp_path: Path) -> None:
     output = tmp_path / "v.png"
     plot_recording(recording, CLASSES, np.zeros((1, 3), np.float32), segments((2, 0.0, 0.5, 0.0)), output)
     assert png_size(output)[0] == 1680
+
+
+def test_a_study_gets_a_row_for_each_arm_and_a_longer_bar_for_a_better_one(tmp_path: Path) -> None:
+    def drawn(name: str, *means: float) -> Path:
+        outcomes = [
+            Outcome({"levels": str(arm)}, seed, (0.5, 0.7), (mean, mean / 2), mean + seed)
+            for arm, mean in enumerate(means)
+            for seed in range(2)
+        ]
+        plot_ablation(outcomes, tmp_path / name)
+        return tmp_path / name
+
+    two, four = drawn("two.png", 60.0, 60.0), drawn("four.png", 60.0, 60.0, 60.0, 60.0)
+    assert png_size(four)[1] > png_size(two)[1]
+    worse = drawn("worse.png", 60.0, 6.0)
+    assert inked(worse) < inked(two) - 0.05

@@ -150,14 +150,14 @@ def ablate(
         for seed in seeds
     ]
     folders = [out / study / arm.folder / f"seed_{seed}" for arm, seed, _ in runs]
-    bases = {_base_folder(out, changed): _base_config(changed) for _, _, changed in runs}
+    bases = {base_folder(out, changed): _base_config(changed) for _, _, changed in runs}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[str] = []
     context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         first: list[Task] = [(folder, changed, None) for folder, changed in bases.items()]
         second: list[Task] = [
-            (folder, changed, _base_folder(out, changed)) for folder, (_, _, changed) in zip(folders, runs, strict=True)
+            (folder, changed, base_folder(out, changed)) for folder, (_, _, changed) in zip(folders, runs, strict=True)
         ]
         for tasks in (first, second):
             futures = {pool.submit(_run, task, threads): task[0] for task in tasks}
@@ -182,7 +182,8 @@ def _base_config(config: Config) -> Config:
     return Config(seed=config.seed, data=config.data, base=config.base)
 
 
-def _base_folder(out: Path, config: Config) -> Path:
+def base_folder(out: Path, config: Config) -> Path:
+    """The folder of the base model that a run uses."""
     return out / "base" / sha256(dump_config(_base_config(config)).encode()).hexdigest()[:12]
 
 
