@@ -21,8 +21,8 @@ from benchmarks.harness import Case, Scaling, Unavailable, Work
 from benchmarks.peers.nms import numpy_soft_nms
 from benchmarks.peers.proposals import released_proposals
 from potloc_fast.config import load_config
-from potloc_fast.data.dataset import whole
 from potloc_fast.config.schema import FolderData
+from potloc_fast.data.dataset import whole
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.engine.detect import propose, suppress
 from potloc_fast.losses import pyramid_mask

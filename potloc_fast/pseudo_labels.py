@@ -18,8 +18,9 @@ from potloc_fast.compiled import compiled
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation.segments import Segments, renumber
 from potloc_fast.files import read_json, read_text
+from potloc_fast.fused_labels import fuse
 
-Variant = Literal["paper", "released"]
+Variant = Literal["paper", "released", "fused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,9 @@ def read_points(path: str | Path, fps: str | Path) -> Points:
     )
 
 
-def generate(proposals: Segments, points: Points, variant: Variant = "paper") -> PseudoLabels:
+def generate(
+    proposals: Segments, points: Points, variant: Variant = "paper", *, centre_prior: bool = False
+) -> PseudoLabels:
     """Choose a segment for each point among the proposals of its video and class (Algorithm 1 of the paper).
 
     A proposal holds a point where `start <= point <= end`. The points are independent of each other; equal scores are
@@ -155,20 +158,25 @@ def generate(proposals: Segments, points: Points, variant: Variant = "paper") ->
     - "released": a proposal that holds several points is first split at the midpoints between them, and its parts,
       each with the score of the whole, are in S* as well. A point that lies in no proposal gets
       `[max(0, point - d/2), point + d/2]` with score 0, or no label where the class has no d.
+    - "fused": past the paper, a segment estimated from all proposals that hold the point and from the usual duration
+      of the class (`fused_labels.fuse`). A point has no label where its class has no such duration.
 
     Args:
         proposals: proposals of the base model on the training videos; those without any point don't matter.
         points: the annotated points.
-        variant: "paper", or "released" for what the authors' code does.
+        variant: "paper", "released" for what the authors' code does, or "fused" for better boundaries.
+        centre_prior: assume that points lie near the middle of their instances ("fused" only).
 
     Returns:
         At most one pseudo-label for each point, in the order of the points.
 
     Raises:
-        InputError: proposals and points share no video or no class.
+        InputError: proposals and points share no video or no class, or `centre_prior` is given with another variant.
     """
     if variant not in get_args(Variant):
         raise InputError(f"variant: expected one of {', '.join(get_args(Variant))}, got {variant!r}")
+    if centre_prior and variant != "fused":
+        raise InputError(f"centre_prior: expected the variant fused with it, got {variant!r}")
     for what, ours, theirs in (
         ("videos", points.videos, proposals.videos),
         ("labels", points.labels, proposals.labels),
@@ -186,13 +194,50 @@ def generate(proposals: Segments, points: Points, variant: Variant = "paper") ->
     proposal_group = np.where(known, proposal_video * len(points.labels) + proposal_label, -1)
     start, end, score = proposals.start_sec, proposals.end_sec, proposals.score
     first, last = _held(proposal_group, start, end, group[by_time], time)
+    if variant == "fused":
+        columns = fuse(first, last, start, end, score, group[by_time], time, label, len(points.labels), centre_prior)
+        point = np.flatnonzero(np.isfinite(columns[0]))
+        new_start, new_end, new_score = (column[point] for column in columns)
+    else:
+        point, new_start, new_end, new_score = _choose(
+            first, last, start, end, score, proposal_label, time, label, len(points.labels), variant
+        )
+
+    origin = by_time[point]
+    back = np.argsort(origin)
+    origin = origin[back]
+    segments = Segments(
+        videos=points.videos,
+        labels=points.labels,
+        video=points.video[origin],
+        label=points.label[origin],
+        start_sec=new_start[back],
+        end_sec=new_end[back],
+        score=new_score[back],
+    )
+    return PseudoLabels(segments, points.time_sec[origin])
+
+
+def _choose(
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    score: NDArray[np.float64],
+    proposal_label: NDArray[np.int64],
+    time: NDArray[np.float64],
+    label: NDArray[np.int64],
+    classes: int,
+    variant: Variant,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Algorithm 1 on sorted points, [first, last) of which a proposal holds: labelled points, starts, ends, scores."""
     count = last - first
 
     # Lines 4 to 8: S* and the mean length d of its members. What is split in k parts has k members.
     member = count == 1 if variant == "paper" else count > 0
     inside = proposal_label[member]
-    total = np.bincount(inside, weights=(end - start)[member], minlength=len(points.labels))
-    number = np.bincount(inside, weights=count[member], minlength=len(points.labels))
+    total = np.bincount(inside, weights=(end - start)[member], minlength=classes)
+    number = np.bincount(inside, weights=count[member], minlength=classes)
     half = np.divide(total, 2 * number, out=np.full(len(number), np.nan), where=number > 0)[label]
 
     # Lines 9 to 19: members of S* come before all others, then the best score, then the first.
@@ -214,20 +259,7 @@ def generate(proposals: Segments, points: Points, variant: Variant = "paper") ->
         new_start = np.concatenate((new_start, np.maximum(0.0, time[lonely] - half[lonely])))
         new_end = np.concatenate((new_end, time[lonely] + half[lonely]))
         new_score = np.concatenate((new_score, np.zeros(len(lonely))))
-
-    origin = by_time[point]
-    back = np.argsort(origin)
-    origin = origin[back]
-    segments = Segments(
-        videos=points.videos,
-        labels=points.labels,
-        video=points.video[origin],
-        label=points.label[origin],
-        start_sec=new_start[back],
-        end_sec=new_end[back],
-        score=new_score[back],
-    )
-    return PseudoLabels(segments, points.time_sec[origin])
+    return point, new_start, new_end, new_score
 
 
 @compiled

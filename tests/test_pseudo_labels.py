@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
+from math import exp, inf, log
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potloc_fast.config.schema import PseudoLabelConfig
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, evaluate, read_detections, read_ground_truth
 from potloc_fast.files import write_json
-from potloc_fast.pseudo_labels import Points, Variant, generate, read_points, read_pseudo_labels
+from potloc_fast.pseudo_labels import Points, PseudoLabels, Variant, generate, read_points, read_pseudo_labels
 
 Label = tuple[int, float, float, float]  # index of the point, start, end, score
 
@@ -61,6 +64,53 @@ def naive(proposals: Segments, points: Points, variant: str) -> list[Label]:
     return result
 
 
+def naive_fused(proposals: Segments, points: Points, centre_prior: bool) -> list[Label]:
+    """The equations of `fused_labels.fuse` loop by loop."""
+    annotated = [
+        ((points.videos[points.video[i]], points.labels[points.label[i]]), float(points.time_sec[i]), i)
+        for i in range(len(points))
+    ]
+    limits = {}
+    for key in {key for key, _, _ in annotated}:
+        row = sorted((t, i) for own, t, i in annotated if own == key)
+        middles = [-inf, *[(a[0] + b[0]) / 2 for a, b in pairwise(row)], inf]
+        limits.update({i: (middles[at], middles[at + 1]) for at, (_, i) in enumerate(row)})
+    parts = []  # point, class, a, b, v
+    for j in range(len(proposals)):
+        key = (proposals.videos[proposals.video[j]], proposals.labels[proposals.label[j]])
+        start, end = float(proposals.start_sec[j]), float(proposals.end_sec[j])
+        inside = [(t, i) for own, t, i in annotated if own == key and start <= t <= end]
+        for t, i in inside:
+            a, b = t - max(start, limits[i][0]), min(end, limits[i][1]) - t
+            if a + b > 0:
+                parts.append((i, key[1], a, b, max(float(proposals.score[j]), 1e-6) ** 3 / len(inside)))
+    result = []
+    for (_, label), t, i in annotated:
+        of_class = [part for part in parts if part[1] == label]
+        if not of_class:
+            continue
+        usual = exp(sum(v * log(a + b) for *_, a, b, v in of_class) / sum(v for *_, v in of_class))
+        weight = [v / (1 + log((a + b) / usual) ** 2) for *_, a, b, v in of_class]
+        mean = sum(weight) / sum(own[1] == label for own, _, _ in annotated)
+        room_a, room_b = t - limits[i][0], limits[i][1] - t
+        measured = [(min(usual / 2, room_a), min(usual / 2, room_b), 0.1)]
+        for w, (point, _, a, b, _) in zip(weight, of_class, strict=True):
+            if point == i:
+                position = exp(-((a / (a + b) - 0.5) ** 2) / 2 / (1 / 64 + 1 / 16)) if centre_prior else 1.0
+                measured.append((a, b, w / mean * position))
+        total = sum(w for *_, w in measured)
+        new_a, new_b = sum(a * w for a, _, w in measured) / total, sum(b * w for _, b, w in measured) / total
+        if centre_prior:
+            offset = (new_a - new_b) / 2 / 5
+            new_a, new_b = min((new_a + new_b) / 2 + offset, room_a), min((new_a + new_b) / 2 - offset, room_b)
+        score = 0.0
+        for a, b, w in measured:
+            union = max(a, new_a) + max(b, new_b)
+            score += w * (min(a, new_a) + min(b, new_b)) / union if union else 0.0
+        result.append((i, max(0.0, t - new_a), t + new_b, score))
+    return result
+
+
 def random_case(rng: np.random.Generator, size: int, number: int, grid: int) -> tuple[Segments, Points]:
     start = rng.integers(0, grid, size).astype(float)
     proposals = Segments(
@@ -91,9 +141,26 @@ def random_case(rng: np.random.Generator, size: int, number: int, grid: int) -> 
 )
 def test_equals_the_naive_algorithm(seed: int, variant: Variant, sizes: tuple[int, int], grid: int) -> None:
     proposals, points = random_case(np.random.default_rng(seed), *sizes, grid)
-    expected = naive(proposals, points, variant)
     # Points of one video, class and time are alike: which of them is meant is decided by their order alone.
-    got = generate(proposals, points, variant)
+    got, expected = generate(proposals, points, variant), naive(proposals, points, variant)
+    compare(got, expected, points)
+    np.testing.assert_array_equal(got.segments.score, [entry[3] for entry in expected])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    centre_prior=st.booleans(),
+    sizes=st.tuples(st.integers(0, 60), st.integers(0, 30)),
+    grid=st.sampled_from((8, 40, 1000)),
+)
+def test_fused_equals_the_naive_equations(seed: int, centre_prior: bool, sizes: tuple[int, int], grid: int) -> None:
+    proposals, points = random_case(np.random.default_rng(seed), *sizes, grid)
+    got = generate(proposals, points, "fused", centre_prior=centre_prior)
+    compare(got, naive_fused(proposals, points, centre_prior), points)
+
+
+def compare(got: PseudoLabels, expected: list[Label], points: Points) -> None:
     rows = [entry[0] for entry in expected]
     np.testing.assert_array_equal(got.segments.video, points.video[rows])
     np.testing.assert_array_equal(got.segments.label, points.label[rows])
@@ -101,7 +168,7 @@ def test_equals_the_naive_algorithm(seed: int, variant: Variant, sizes: tuple[in
     columns = np.array(expected, dtype=np.float64).reshape(-1, 4)
     np.testing.assert_allclose(got.segments.start_sec, columns[:, 1], rtol=0, atol=1e-9)
     np.testing.assert_allclose(got.segments.end_sec, columns[:, 2], rtol=0, atol=1e-9)
-    np.testing.assert_array_equal(got.segments.score, columns[:, 3])
+    np.testing.assert_allclose(got.segments.score, columns[:, 3], rtol=1e-9, atol=1e-9)
 
 
 def proposals_of(*entries: tuple[float, float, float], label: str = "a") -> Segments:
@@ -155,6 +222,9 @@ def test_points_in_a_row_do_not_cost_quadratic_time() -> None:
     got = generate(proposals, points, "released")
     assert (got.segments.score == size - 1).all()
     np.testing.assert_array_equal(got.segments.start_sec[1:], times[1:] - 0.5)
+    fused = generate(proposals, points, "fused").segments
+    np.testing.assert_allclose(fused.start_sec[1:], times[1:] - 0.5)
+    np.testing.assert_allclose(fused.end_sec[:-1], times[:-1] + 0.5)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("videos", ("w", "a")), ("labels", ("v", "b"))])
@@ -168,8 +238,123 @@ def test_nothing_in_common_is_refused(ours: str, theirs: tuple[str, str]) -> Non
 
 def test_bad_variant_is_refused() -> None:
     variant: Any = "theirs"
-    with pytest.raises(InputError, match="variant: expected one of paper, released, got 'theirs'"):
+    with pytest.raises(InputError, match="variant: expected one of paper, released, fused, got 'theirs'"):
         generate(proposals_of((0, 1, 1)), points_of(0.5), variant)
+
+
+# All proposals together. What stands in brackets is the tIoU of a measurement with the label.
+
+
+def fused_spans(proposals: Segments, points: Points, centre_prior: bool = False) -> list[tuple[float, ...]]:
+    segments = generate(proposals, points, "fused", centre_prior=centre_prior).segments
+    return list(zip(*(c.tolist() for c in (segments.start_sec, segments.end_sec, segments.score)), strict=True))
+
+
+def test_one_proposal_is_the_label_where_the_class_agrees() -> None:
+    # D = 10, and the point is in the middle.
+    assert fused_spans(proposals_of((10, 20, 0.5)), points_of(15)) == [pytest.approx((10, 20, 1.1))]
+
+
+def test_the_class_weighs_a_tenth() -> None:
+    # a = (2 + 0.1 * 5) / 1.1, b = (8 + 0.1 * 5) / 1.1.
+    a, b = 2.5 / 1.1, 8.5 / 1.1
+    score = (2 + b) / (a + 8) + 0.1 * (a + 5) / (5 + b)
+    assert fused_spans(proposals_of((10, 20, 0.5)), points_of(12)) == [pytest.approx((12 - a, 12 + b, score))]
+
+
+def test_equal_scores_give_the_mean_and_others_their_cube() -> None:
+    assert fused_spans(proposals_of((8, 12, 0.5), (9, 13, 0.5)), points_of(10.5))[0][:2] == pytest.approx((8.5, 12.5))
+    start, end, _ = fused_spans(proposals_of((8, 12, 1.0), (9, 13, 0.5)), points_of(10.5))[0]
+    # Weights 8/9 and 1/9, a = 2.5 and 1.5, and 0.1 of 2.
+    a = (8 / 9 * 2.5 + 1 / 9 * 1.5 + 0.1 * 2) / 1.1
+    assert (start, end) == pytest.approx((10.5 - a, 14.5 - a))
+
+
+def test_unusual_lengths_weigh_less() -> None:
+    # D = 4; a factor of e away from it the weight is half: 1/4, 1/4, 1/4, 1/8, 1/8.
+    long, short = 2 * np.e, 2 / np.e
+    proposals = proposals_of((8, 12, 1), (8, 12, 1), (8, 12, 1), (10 - long, 10 + long, 1), (10 - short, 10 + short, 1))
+    half = (3 / 4 * 2 + long / 8 + short / 8 + 0.1 * 2) / 1.1
+    assert fused_spans(proposals, points_of(10))[0][:2] == pytest.approx((10 - half, 10 + half))
+
+
+def test_every_part_is_cut_at_the_midpoints() -> None:
+    parts = [pytest.approx((0, 20)), pytest.approx((20, 40)), pytest.approx((40, 60))]
+    assert [span[:2] for span in fused_spans(proposals_of((0, 60, 1)), points_of(10, 30, 50))] == parts
+    # [12, 40] holds the second point alone, but comes too near to the first, whose label is the class's.
+    assert [span[:2] for span in fused_spans(proposals_of((12, 40, 1)), points_of(10, 30))] == parts[:2]
+    # Pulled to the middle, the second label would reach into the first.
+    proposals, points = proposals_of((0, 8, 1), (8, 30, 1)), points_of(6, 10)
+    (_, end, _), (start, _, _) = fused_spans(proposals, points, centre_prior=True)
+    assert end <= start == 8
+
+
+def test_a_proposal_of_several_points_weighs_its_share() -> None:
+    # The first point's parts are [0, 10], v = 1/2, and [4, 10], v = 1; the second's is [10, 20], v = 1/2.
+    first, second = fused_spans(proposals_of((0, 20, 1), (4, 14, 1)), points_of(5, 15))
+    log_usual = (0.5 * log(10) * 2 + log(6)) / 2
+    weights = np.array([0.5 / (1 + (log(10) - log_usual) ** 2), 1 / (1 + (log(6) - log_usual) ** 2)])
+    mean = (weights[0] * 2 + weights[1]) / 2
+    a = ((weights / mean * [5, 1]).sum() + 0.1 * exp(log_usual) / 2) / (weights.sum() / mean + 0.1)
+    assert first[0] == pytest.approx(5 - a)
+    assert second[0] >= 10 >= first[1]
+
+
+def test_fused_labels_for_points_in_no_proposal() -> None:
+    proposals = proposals_of((20, 30, 0.9))
+    labels = fused_spans(proposals, points_of(25, 2, 60))
+    # The class alone: 10 seconds, agreeing with itself.
+    assert labels[1:] == [pytest.approx((0, 7, 0.1)), pytest.approx((55, 65, 0.1))]
+    empty = proposals_of((25, 25, 0.9))
+    assert fused_spans(empty, points_of(25)) == []
+    two = Points(("v",), ("a", "b"), np.array([0, 0]), np.array([0, 1]), np.array([25.0, 25.0]))
+    assert generate(proposals, two, "fused").segments.label.tolist() == [0]
+
+
+def test_scores_of_zero_and_less_still_tell_the_duration() -> None:
+    assert fused_spans(proposals_of((10, 20, -0.1)), points_of(15)) == [pytest.approx((10, 20, 1.1))]
+    start, end, _ = fused_spans(proposals_of((10, 20, 0.5), (14, 16, -0.5)), points_of(15))[0]
+    assert (start, end) == pytest.approx((10, 20))
+
+
+def test_centre_prior_pulls_to_the_middle() -> None:
+    start, end, _ = fused_spans(proposals_of((10, 20, 0.5)), points_of(12), centre_prior=True)[0]
+    # The point is at 0.2 of the proposal, which weighs exp(-0.3^2 / (2 * 5/64)); of (a - b) / 2 a fifth remains.
+    weight = exp(-0.09 * 64 / 10)
+    offset = -3 * weight / (weight + 0.1) / 5
+    assert (start, end) == pytest.approx((7 - offset, 17 - offset))
+
+
+def test_fused_labels_depend_on_neither_order_nor_unit() -> None:
+    rng = np.random.default_rng(8)
+    proposals, points = random_case(rng, 300, 80, 1000)
+    for centre_prior in (False, True):
+        expected = generate(proposals, points, "fused", centre_prior=centre_prior)
+        assert len(expected) == 80
+
+        order = rng.permutation(80)
+        shuffled = replace(
+            points, video=points.video[order], label=points.label[order], time_sec=points.time_sec[order]
+        )
+        got = generate(proposals, shuffled, "fused", centre_prior=centre_prior)
+        scaled = generate(
+            replace(proposals, start_sec=proposals.start_sec * 60, end_sec=proposals.end_sec * 60),
+            replace(points, time_sec=points.time_sec * 60),
+            "fused",
+            centre_prior=centre_prior,
+        )
+        for name, factor in (("start_sec", 60), ("end_sec", 60), ("score", 1)):
+            column = getattr(expected.segments, name)
+            np.testing.assert_allclose(getattr(got.segments, name), column[order], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(getattr(scaled.segments, name), column * factor, rtol=1e-9, atol=1e-9)
+
+
+def test_centre_prior_without_fused_is_refused() -> None:
+    message = "centre_prior: expected the variant fused with it, got 'released'"
+    with pytest.raises(InputError, match=message):
+        generate(proposals_of((0, 1, 1)), points_of(0.5), "released", centre_prior=True)
+    with pytest.raises(ValueError, match="expected the variant fused where centre_prior is on"):
+        PseudoLabelConfig(variant="released", centre_prior=True)
 
 
 # Real proposals and points. Parts of one proposal have one score, and the published figures depend on the order in
@@ -177,19 +362,27 @@ def test_bad_variant_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "size", "figures", "mean"),
+    ("variant", "centre_prior", "size", "figures", "mean"),
     [
-        ("paper", 2997, [96.34, 91.47, 83.76, 72.89, 58.29, 39.27, 22.54], 66.37),
-        ("released", 3003, [97.32, 93.81, 86.78, 76.49, 62.72, 43.46, 25.87], 69.49),
+        ("paper", False, 2997, [96.34, 91.47, 83.76, 72.89, 58.29, 39.27, 22.54], 66.37),
+        ("released", False, 3003, [97.32, 93.81, 86.78, 76.49, 62.72, 43.46, 25.87], 69.49),
+        ("fused", False, 3003, [99.21, 96.51, 92.12, 82.38, 68.26, 50.81, 30.20], 74.21),
+        ("fused", True, 3003, [99.24, 96.71, 92.73, 84.24, 72.17, 59.22, 43.68], 78.28),
     ],
 )
 def test_figures_on_thumos14(
-    shared_data: Path, variant: Variant, size: int, figures: list[float], mean: float, tmp_path: Path
+    shared_data: Path,
+    variant: Variant,
+    centre_prior: bool,
+    size: int,
+    figures: list[float],
+    mean: float,
+    tmp_path: Path,
 ) -> None:
     folder = shared_data / "thumos14"
     points = read_points(folder / "point_labels.csv", folder / "fps_dict.json")
     assert len(points) == 3003
-    labels = generate(read_detections(folder / "base_proposals.json"), points, variant)
+    labels = generate(read_detections(folder / "base_proposals.json"), points, variant, centre_prior=centre_prior)
     assert len(labels) == size
     evaluation = evaluate(labels.segments, read_ground_truth(folder / "gt.json", "train"))
     np.testing.assert_allclose(evaluation.map, figures, rtol=0, atol=0.03)

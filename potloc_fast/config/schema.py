@@ -239,8 +239,17 @@ class BaseStage(Section):
 class PseudoLabelConfig(Section):
     """Algorithm 1."""
 
-    variant: Literal["paper", "released"] = "paper"
-    """To the letter of the paper, or as the authors' code does it: every point gets a label."""
+    variant: Literal["paper", "released", "fused"] = "paper"
+    """To the letter of the paper; as the authors' code does it: every point gets a label; or past both: boundaries
+    from all proposals that hold a point."""
+    centre_prior: bool = False
+    """Assume that points lie near the middle of their instances ("fused" only)."""
+
+    @model_validator(mode="after")
+    def _centre_prior_is_of_fused(self) -> PseudoLabelConfig:
+        if self.centre_prior and self.variant != "fused":
+            raise ValueError("expected the variant fused where centre_prior is on")
+        return self
 
 
 class EvaluateConfig(Section):

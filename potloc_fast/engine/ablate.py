@@ -92,7 +92,7 @@ _KEYS: dict[str, tuple[str, Sequence[Any]]] = {
     "gamma": ("loss.gamma", (0, 1, 2, 3)),
     "points": ("data.points", ("gaussian", "uniform", "start", "end", "human")),
     "kept-points": ("data.kept_points", (1.0, 0.75, 0.5, 0.25)),
-    "algorithm": ("pseudo_labels.variant", ("paper", "released")),
+    "algorithm": ("pseudo_labels.variant", ("paper", "released", "fused")),
     "rounds": ("rounds", (1, 2, 3)),
 }
 STUDIES: dict[str, str] = {

@@ -153,7 +153,7 @@ def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> P
 def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording], path: Path) -> None:
     """Run Algorithm 1 on the proposals of a stage."""
     proposals = read_detections(run.folder / stage / "proposals.json")
-    labels = generate(proposals, collect_points(recordings, run.classes), run.config.pseudo_labels.variant)
+    labels = generate(proposals, collect_points(recordings, run.classes), **run.config.pseudo_labels.model_dump())
     write_json(path, labels.to_results())
 
 
