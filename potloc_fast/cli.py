@@ -149,6 +149,35 @@ def evaluate(
         write_json(json_output, result.to_json())
 
 
+@app.command(epilog="Example: potloc-fast analyse detections.json gt.json --subset test --plot analysis.png")
+def analyse(
+    detections: Annotated[Path, typer.Argument(help="Detections in the ActivityNet form.")],
+    ground_truth: Annotated[Path, typer.Argument(help="Ground truth in the ActivityNet form.")],
+    subset: Annotated[str | None, typer.Option(help="Only the videos of this subset.")] = None,
+    tiou: Annotated[float, typer.Option(help="The threshold.")] = 0.5,
+    json_output: Annotated[str | None, typer.Option("--json", help="JSON to write; - prints it alone.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write.")] = None,
+) -> None:
+    """Say what detections find, miss and get wrong: errors, sensitivity, recall, F1 and calibration."""
+    from potloc_fast.evaluation import analyse
+    from potloc_fast.files import write_json
+
+    result = analyse(detections, ground_truth, tiou=tiou, subset=subset)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if plot is not None:
+        from potloc_fast.plots import plot_analysis
+
+        plot_analysis(result, plot)
+    if json_output == "-":
+        print(json.dumps(result.to_json()))
+        return
+    for table in result.tables():
+        console.print(table)
+    if json_output is not None:
+        write_json(json_output, result.to_json())
+
+
 @app.command(
     "pseudo-labels", epilog="Example: potloc-fast pseudo-labels proposals.json points.csv --fps fps.json -o labels.json"
 )

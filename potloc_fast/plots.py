@@ -1,4 +1,4 @@
-"""Pictures of a run: loss curves, and a recording with everything that is known and found about it (Figure 2)."""
+"""Pictures: loss curves, a recording with all that is known and found about it (Figure 2), and what detections miss."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.data import Recording
-from potloc_fast.evaluation import Segments
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation import Analysis, Segments
+from potloc_fast.evaluation.analysis import CHARACTERISTICS, group_name
 from potloc_fast.files import atomic, read_text
 
 if TYPE_CHECKING:
     from potloc_fast.engine.ablate import Outcome
 
 SHOWN_CLASSES = 8  # more rows than this can't be told apart on one page
+KIND_COLOURS = {  # told apart by the colour-blind, too
+    "true positive": "#009e73",
+    "double detection": "#f0e442",
+    "wrong label": "#cc79a7",
+    "localization": "#e69f00",
+    "confusion": "#0072b2",
+    "background": "#999999",
+}
+GROUP_COLOURS = ("#56b4e9", "#e69f00", "#009e73")
 
 
 def plot_losses(metrics: str | Path, output: str | Path) -> None:
@@ -126,6 +137,122 @@ def plot_ablation(outcomes: Sequence[Outcome], output: str | Path) -> None:
     _save(figure, output)
 
 
+def plot_analysis(analysis: Analysis, output: str | Path) -> None:
+    """Draw what detections find, miss and get wrong, on one page.
+
+    Above: the kinds of errors by rank, what each kind costs, and average recall against the number of proposals. Below:
+    mAP_N and misses by characteristics of the instances, and the reliability of the scores.
+
+    Args:
+        analysis: the figures.
+        output: the picture to write; its suffix decides the format.
+    """
+    figure, axes = _figure(13, 7.5, rows=2, columns=3)
+    (profile, cost, recall), (found, missed, reliability) = axes
+    _draw_profile(profile, analysis)
+    _draw_cost(cost, analysis)
+    _draw_recall(recall, analysis)
+    sensitivity = analysis.sensitivity
+    _draw_groups(found, analysis, "map_n", sensitivity.map_n)
+    found.set(ylabel="mAP$_N$ (%)", title="Sensitivity")
+    _draw_groups(missed, analysis, "missed", sensitivity.missed)
+    missed.set(ylabel="missed instances (%)", title="False negatives")
+    _draw_reliability(reliability, analysis)
+    for panel in axes.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_axisbelow(True)
+    handles, names = profile.get_legend_handles_labels()
+    f1 = ", ".join(f"{name} {value:.1f}" for name, value in analysis.f1.segmental.items())
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper center",
+        ncol=len(names),
+        frameon=False,
+        title=f"mAP {analysis.map:.1f} at tIoU {analysis.tiou:g}, frame-level F1 {analysis.f1.frame:.1f}, {f1}",
+        title_fontsize="large",
+    )
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
+    _save(figure, output)
+
+
+def _draw_profile(axes: Any, analysis: Analysis) -> None:
+    counts = np.array(list(analysis.errors.counts.values()))
+    shares = 100 * counts / np.maximum(counts.sum(axis=0), 1)
+    names = [f"{k}G" for k in range(1, counts.shape[1] + 1)]
+    bottom = np.zeros(counts.shape[1])
+    for kind, share in zip(analysis.errors.counts, shares, strict=True):
+        axes.bar(names, share, 0.85, bottom, color=KIND_COLOURS[kind], label=kind)
+        bottom += share
+    axes.set(xlabel="detections by rank (G: instances of the class)", ylabel="share (%)", ylim=(0, 100))
+    axes.set_title("False positive profile")
+
+
+def _draw_cost(axes: Any, analysis: Analysis) -> None:
+    gains = analysis.errors.gains
+    bars = axes.barh(list(gains), list(gains.values()), color=[KIND_COLOURS[kind] for kind in gains])
+    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(1.15 * max(gains.values()), 1))
+    axes.set(xlabel=f"points gained over mAP$_N$ {analysis.errors.map_n:.1f}", title="Removing one kind of error")
+
+
+def _draw_recall(axes: Any, analysis: Analysis) -> None:
+    curve = analysis.recall.recall
+    axes.plot(analysis.recall.proposals, curve, color="black")
+    axes.fill_between(analysis.recall.proposals, curve, color="0.9")
+    axes.grid(alpha=0.3)
+    axes.annotate(f"{curve[-1]:.1f}", (100, curve[-1]), xytext=(0, 4), textcoords="offset points", ha="right")
+    top = max(10 * np.ceil(curve[-1] / 10 + 0.5), 10)
+    axes.set(xlim=(0, 100), ylim=(0, top), xlabel="mean number of proposals in a video", ylabel="average recall (%)")
+    axes.set_title(f"Average recall (area {analysis.recall.area:.1f})")
+
+
+def _draw_groups(axes: Any, analysis: Analysis, figure: str, overall: float) -> None:
+    """A bar for each group of instances, one characteristic beside the other."""
+    left, ticks = 0, []
+    for number, (characteristic, groups) in enumerate(analysis.sensitivity.characteristics.items()):
+        position = np.arange(left, left + len(groups))
+        values = [getattr(group, figure) for group in groups]
+        bars = axes.bar(position, values, color=GROUP_COLOURS[number])
+        labels = axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
+        for label in labels:
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3})
+        axes.text(
+            position.mean(),
+            1.0,
+            CHARACTERISTICS[characteristic],
+            ha="center",
+            va="top",
+            fontsize=9,
+            transform=axes.get_xaxis_transform(),
+        )
+        ticks += [(x, group_name(group)) for x, group in zip(position, groups, strict=True)]
+        left += len(groups) + 1
+    axes.axhline(overall, color="black", linestyle="--", linewidth=1, zorder=0)
+    axes.annotate(
+        f"all {overall:.1f}", (1, overall), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=8
+    )
+    axes.set_xticks(*zip(*ticks, strict=True), rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_ylim(0, max(1.15 * max(bar.get_height() for bar in axes.patches), 1))
+
+
+def _draw_reliability(axes: Any, analysis: Analysis) -> None:
+    score, precision = (np.array(x, np.float64) for x in (analysis.calibration.score, analysis.calibration.precision))
+    filled = np.array(analysis.calibration.counts) > 0
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    axes.plot(score[filled], precision[filled], "o-", color="black", markersize=4)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="precision")
+    error = analysis.calibration.error
+    axes.set_title("Reliability" + ("" if error is None else f" (expected calibration error {error:.1f})"))
+    counts = axes.twinx()
+    bins = len(analysis.calibration.counts)
+    counts.bar((np.arange(bins) + 0.5) / bins, analysis.calibration.counts, 1 / bins, color="tab:blue", alpha=0.25)
+    counts.set_ylim(0, max(1.05 * max(analysis.calibration.counts), 1))
+    counts.set_ylabel("detections", color="tab:blue")
+    counts.spines[["top"]].set_visible(False)
+
+
 def _of(segments: Segments | None, video: str) -> list[tuple[float, float, float, str]]:
     """(start, end, score, label) of one recording."""
     if segments is None or video not in segments.videos:
@@ -146,12 +273,12 @@ def _clearest(rows: list[tuple[float, float, float, str]]) -> list[tuple[float, 
     return drawn
 
 
-def _figure(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     # Figures of their own, without pyplot: no display is needed and nothing is left open.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, sharex=True)
+    return figure, figure.subplots(rows, columns, sharex=columns == 1)
 
 
 def _patch(colour: str, label: str) -> Any:
@@ -161,5 +288,8 @@ def _patch(colour: str, label: str) -> Any:
 
 
 def _save(figure: Any, output: str | Path) -> None:
+    suffix = Path(output).suffix
+    if suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"{output}: expected a picture such as .png, .pdf or .svg, got {suffix!r}")
     with atomic(output) as path:
         figure.savefig(path, dpi=120)

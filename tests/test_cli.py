@@ -20,7 +20,7 @@ import torch
 import potloc_fast
 from potloc_fast import cli
 from potloc_fast.engine.run import Run
-from potloc_fast.evaluation import evaluate, read_detections
+from potloc_fast.evaluation import analyse, evaluate, read_detections
 
 TINY_MODELS = (
     "base.model.hidden=8",
@@ -121,7 +121,7 @@ def test_the_installed_command() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "pseudo-labels", "demo", "info"])
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "analyse", "pseudo-labels", "demo", "info"])
 def test_help_has_an_example(call: Call, command: str) -> None:
     status, out, _ = call(command, "--help")
     assert status == 0
@@ -243,6 +243,28 @@ def test_evaluate_as_thumos_does(call: Call, shared_data: Path) -> None:
     expected = evaluate(detections, truth, tiou=[0.5], protocol="thumos", subset="test", ambiguous=ambiguous)
     assert json.loads(out) == json.loads(json.dumps(expected.to_json()))
     assert round(expected.mean, 4) != 33.9444  # the ActivityNet protocol's
+
+
+def test_analyse_real_detections(call: Call, shared_data: Path, tmp_path: Path) -> None:
+    files = (shared_data / "detections" / "pmil_thumos14_test.json", shared_data / "thumos14" / "gt.json")
+    output, picture = tmp_path / "analysis.json", tmp_path / "analysis.png"
+    status, out, err = call("analyse", *files, "--subset", "test", "--json", output, "--plot", picture)
+    assert status == 0
+    assert "video_test_0000270" in err
+    assert re.search(r"localization +8248", out)
+    expected = json.loads(json.dumps(analyse(*files, subset="test").to_json()))
+    assert json.loads(output.read_text()) == expected
+    assert picture.read_bytes().startswith(PNG)
+    status, out, _ = call("analyse", *files, "--subset", "test", "--tiou", "0.3", "--json", "-")
+    assert (status, round(json.loads(out)["map"], 4)) == (0, 54.2449)
+
+
+def test_analyse_refuses(call: Call, shared_data: Path, tmp_path: Path) -> None:
+    files = (shared_data / "detections" / "pmil_thumos14_test.json", shared_data / "thumos14" / "gt.json")
+    assert_refused(call("analyse", *files, "--tiou", "0"), "tiou: expected a threshold in (0, 1], got 0.0")
+    assert_refused(call("analyse", *files, "--subset", "val"), "gt.json: expected one of the subsets")
+    assert_refused(call("analyse", tmp_path / "no.json", files[1]), "no.json: expected a file, found none")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("variant", "count"), [("paper", 2997), ("released", 3003)])

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from potloc_fast.data import Grid, Instance, Point, Recording
 from potloc_fast.engine.ablate import Outcome
 from potloc_fast.errors import InputError
-from potloc_fast.evaluation import Segments
-from potloc_fast.plots import plot_ablation, plot_losses, plot_recording
+from potloc_fast.evaluation import Segments, analyse
+from potloc_fast.plots import KIND_COLOURS, plot_ablation, plot_analysis, plot_losses, plot_recording
 
 GRID = Grid(fps=25, window=16, stride=16)
 CLASSES = ("dive", "high_jump", "rest")
@@ -135,3 +135,41 @@ def test_a_study_gets_a_row_for_each_arm_and_a_longer_bar_for_a_better_one(tmp_p
     assert png_size(four)[1] > png_size(two)[1]
     worse = drawn("worse.png", 60.0, 6.0)
     assert inked(worse) < inked(two) - 0.05
+
+
+def shades(path: Path) -> set[str]:
+    pixels = (imread(path)[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    return {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(pixels, axis=0).tolist()}
+
+
+def test_an_analysis(tmp_path: Path) -> None:
+    truth = segments((0, 0.0, 10.0, 1.0), (1, 20.0, 30.0, 1.0))
+    found = segments(
+        (0, 0.0, 9.0, 0.9),
+        (0, 0.0, 8.0, 0.8),
+        (0, 0.0, 3.0, 0.7),
+        (0, 20.0, 29.0, 0.6),
+        (0, 20.0, 23.0, 0.5),
+        (1, 40.0, 50.0, 0.4),
+    )
+    output = tmp_path / "plots" / "analysis.png"
+    plot_analysis(analyse(found, truth), output)
+    assert png_size(output) == (1560, 900)
+    assert set(KIND_COLOURS.values()) <= shades(output)
+
+
+def test_an_analysis_of_nothing_and_of_all(tmp_path: Path) -> None:
+    truth = segments((0, 0.0, 10.0, 1.0), (1, 20.0, 30.0, 1.0))
+    pictures = []
+    for name, found in (("nothing", segments()), ("all", truth)):
+        pictures.append(tmp_path / f"{name}.png")
+        plot_analysis(analyse(found, truth), pictures[-1])
+        assert png_size(pictures[-1]) == (1560, 900)
+    assert inked(pictures[0]) < inked(pictures[1])
+
+
+def test_a_picture_of_unknown_format_is_refused(tmp_path: Path) -> None:
+    truth = segments((0, 0.0, 10.0, 1.0))
+    with pytest.raises(InputError, match=r"x\.json: expected a picture such as \.png, \.pdf or \.svg, got '\.json'$"):
+        plot_analysis(analyse(truth, truth), tmp_path / "x.json")
+    assert not list(tmp_path.iterdir())

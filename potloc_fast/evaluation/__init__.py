@@ -1,5 +1,6 @@
-"""Detection files and their mean average precision."""
+"""Detection files, their mean average precision, and what lies behind it."""
 
+from potloc_fast.evaluation.analysis import Analysis, analyse
 from potloc_fast.evaluation.average_precision import ClassResult, Evaluation, Protocol, evaluate
 from potloc_fast.evaluation.segments import (
     Segments,
@@ -10,10 +11,12 @@ from potloc_fast.evaluation.segments import (
 )
 
 __all__ = [
+    "Analysis",
     "ClassResult",
     "Evaluation",
     "Protocol",
     "Segments",
+    "analyse",
     "evaluate",
     "read_ambiguous",
     "read_detections",

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from potloc_fast.compiled import compiled
 from potloc_fast.errors import InputError
-from potloc_fast.evaluation.segments import Segments, read_ambiguous, read_detections, read_ground_truth, renumber
+from potloc_fast.evaluation.align import align
+from potloc_fast.evaluation.segments import Segments, read_ambiguous
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,39 +118,26 @@ def evaluate(
     thresholds = np.array(tiou, dtype=np.float64)
     if thresholds.ndim != 1 or not thresholds.size or not np.all((thresholds > 0) & (thresholds <= 1)):
         raise InputError(f"tiou: expected one or more thresholds in (0, 1], got {tiou}")
-    found, truth = _as_detections(detections), _as_ground_truth(ground_truth, subset)
-    if not len(truth):
-        raise InputError("ground truth: expected at least one annotated instance, found none")
+    found, truth, warnings = align(detections, ground_truth, subset)
     regions = read_ambiguous(ambiguous) if isinstance(ambiguous, str | Path) else ambiguous
-
-    classes = {truth.labels[label]: label for label in np.unique(truth.label).tolist()}
-    videos = {video: i for i, video in enumerate(sorted({*truth.videos, *found.videos}))}
-    label = renumber(found.labels, classes)[found.label]
-    video = renumber(found.videos, videos)[found.video]
-    warnings = _oddities(found, truth, label < 0, detections if isinstance(detections, (str, Path)) else "detections")
     overlapping = np.zeros(len(found), dtype=np.bool_) if regions is None else _overlap(found, regions)
 
-    truth_video = renumber(truth.videos, videos)[truth.video]
-    found_key = _Keyed(label * len(videos) + video, found.start_sec, found.end_sec)
-    truth_key = _Keyed(truth.label * len(videos) + truth_video, truth.start_sec, truth.end_sec)
-    # The order of evaluation: by class, then by falling score. Both sorts are stable.
     if protocol == "activitynet":
-        order = np.lexsort((-found.score, label))
-        order = order[(label[order] >= 0) & ~overlapping[order]]
-        hit = _activitynet_hits(found_key.take(order), truth_key, thresholds)
+        order = rank(found)
+        order = order[~overlapping[order]]
+        hit = match(found.take(order), truth, thresholds) >= 0
     else:
-        order = np.lexsort((video, -found.score, label))
-        order = order[label[order] >= 0]
-        hit = _thumos_hits(found_key.take(order), truth_key, thresholds)
+        order = np.lexsort((found.video, -found.score, found.label))
+        hit = _thumos_hits(_keyed(found.take(order)), _keyed(truth), thresholds)
 
-    indices = np.array(list(classes.values()))
-    instances = np.bincount(truth.label)[indices]
-    bounds = np.searchsorted(label[order], [indices, indices + 1])
-    ap = 100 * _average_precision(hit, overlapping[order], *bounds, instances, protocol == "activitynet")
+    instances = np.bincount(truth.label)
+    bounds = class_bounds(found.take(order))
+    weights = np.ones(len(instances))
+    ap = 100 * average_precision(hit, overlapping[order], *bounds, instances, weights, protocol == "activitynet")
     per_class: dict[str, ClassResult] = {
         name: {"ap": row, "mean": mean, "instances": size}
         for name, row, mean, size in zip(
-            classes, ap.tolist(), ap.mean(axis=1).tolist(), instances.tolist(), strict=True
+            truth.labels, ap.tolist(), ap.mean(axis=1).tolist(), instances.tolist(), strict=True
         )
     }
     return Evaluation(
@@ -159,6 +147,35 @@ def evaluate(
         per_class=per_class,
         warnings=warnings,
     )
+
+
+def rank(found: Segments) -> NDArray[np.int64]:
+    """Give the order of evaluation, by class, then by falling score, of equal ones as they are: int64[N]."""
+    return np.lexsort((-found.score, found.label))
+
+
+def class_bounds(ranked: Segments) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give the first row of each class of segments that are sorted by class, and the one after its last."""
+    first, last = np.searchsorted(ranked.label, [np.arange(len(ranked.labels)), np.arange(1, len(ranked.labels) + 1)])
+    return first, last
+
+
+def match(ranked: Segments, truth: Segments, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Tell which instance each detection takes under the ActivityNet protocol.
+
+    Args:
+        ranked: N aligned detections in the order of `rank`.
+        truth: the instances.
+        thresholds: float64[K], on tIoU; each is a matching of its own.
+
+    Returns:
+        int64[N, K], a row of `truth`, or -1 where the detection is a false positive.
+    """
+    instances = _keyed(truth)
+    order = np.argsort(instances.key, kind="stable")
+    # What exceeds the next smaller number is at least t.
+    taken, _ = _match(_keyed(ranked), instances.take(order), np.nextafter(thresholds, 0.0), ties_by_network=True)
+    return np.where(taken >= 0, order[taken], -1)
 
 
 class _Keyed(NamedTuple):
@@ -172,12 +189,8 @@ class _Keyed(NamedTuple):
         return _Keyed(self.key[order], self.start[order], self.end[order])
 
 
-def _activitynet_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which detections, of falling score within a class, are true positives: bool[N, K]."""
-    grouped = instances.take(np.argsort(instances.key, kind="stable"))
-    # What exceeds the next smaller number is at least t.
-    found, _ = _match(ranked, grouped, np.nextafter(thresholds, 0.0), ties_by_network=True)
-    return found
+def _keyed(segments: Segments) -> _Keyed:
+    return _Keyed(segments.label * len(segments.videos) + segments.video, segments.start_sec, segments.end_sec)
 
 
 def _thumos_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -191,7 +204,7 @@ def _thumos_hits(ranked: _Keyed, instances: _Keyed, thresholds: NDArray[np.float
 
 def _match(
     seekers: _Keyed, sought: _Keyed, above: NDArray[np.float64], ties_by_network: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Let one seeker after another take the free one of its key in `sought` with the highest tIoU over a threshold.
 
     Args:
@@ -201,17 +214,17 @@ def _match(
         ties_by_network: of equal tIoU take the last by `_sorts_after`, else the first.
 
     Returns:
-        bool[N, K], which seekers took one, and bool[M, K], which of `sought` none took.
+        int64[N, K], which of `sought` each took (-1: none), and bool[M, K], which of `sought` none took.
     """
-    found: NDArray[np.bool_]
+    taken: NDArray[np.int64]
     free: NDArray[np.bool_]
-    found, free = _take_best(seekers, sought, np.searchsorted(sought.key, seekers.key), above, ties_by_network)
-    return found, free
+    taken, free = _take_best(seekers, sought, np.searchsorted(sought.key, seekers.key), above, ties_by_network)
+    return taken, free
 
 
 @compiled
 def _take_best(seekers, sought, first, above, ties_by_network):  # type: ignore[no-untyped-def]
-    found = np.zeros((len(seekers.key), len(above)), dtype=np.bool_)
+    taken = np.full((len(seekers.key), len(above)), -1)
     free = np.ones((len(sought.key), len(above)), dtype=np.bool_)
     tiou = np.empty(len(sought.key))
     near = np.empty(len(sought.key), dtype=np.int64)
@@ -235,9 +248,9 @@ def _take_best(seekers, sought, first, above, ties_by_network):  # type: ignore[
                 if tiou[j] > best_tiou or (ties_by_network and best >= 0 and _sorts_after(tiou[:size], j, best)):
                     best, best_tiou = j, tiou[j]
             if best >= 0:
-                found[i, k] = True
+                taken[i, k] = first[i] + best
                 free[first[i] + best, k] = False
-    return found, free
+    return taken, free
 
 
 @compiled
@@ -271,7 +284,7 @@ def _sorts_after(values, i, j):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _average_precision(hit, ambiguous, first, last, instances, interpolated):  # type: ignore[no-untyped-def]
+def average_precision(hit, ambiguous, first, last, instances, weights, interpolated):  # type: ignore[no-untyped-def]
     """Give the mean, over all instances, of the precision at the rank where each was found (0 where it was not).
 
     Args:
@@ -279,7 +292,8 @@ def _average_precision(hit, ambiguous, first, last, instances, interpolated):  #
         ambiguous: bool[N], which count only where they are true positives.
         first: int64[C], the first detection of each class.
         last: int64[C], the one after its last.
-        instances: int64[C], their number in each class.
+        instances: int64[C], their number in each class, at least 1.
+        weights: float64[C], what a true positive counts in the precision where a false one counts 1.
         interpolated: take the best precision at this rank or a later one.
 
     Returns:
@@ -289,12 +303,13 @@ def _average_precision(hit, ambiguous, first, last, instances, interpolated):  #
     for c in range(len(first)):
         for k in range(hit.shape[1]):
             precision = np.empty(instances[c])
-            found = rank = 0
+            found = wrong = 0
             for i in range(first[c], last[c]):
-                rank += hit[i, k] or not ambiguous[i]
                 if hit[i, k]:
                     found += 1
-                    precision[found - 1] = found / rank
+                    precision[found - 1] = weights[c] * found / (weights[c] * found + wrong)
+                else:
+                    wrong += not ambiguous[i]
             total = best = 0.0
             for n in range(found - 1, -1, -1):
                 best = max(best, precision[n]) if interpolated else precision[n]
@@ -315,46 +330,3 @@ def _overlap(segments: Segments, regions: Segments) -> NDArray[np.bool_]:
             rows = order[bounds[index] : bounds[index + 1]]
             overlapping[rows] |= np.minimum(segments.end_sec[rows], end) > np.maximum(segments.start_sec[rows], start)
     return overlapping
-
-
-def _oddities(found: Segments, truth: Segments, unknown: NDArray[np.bool_], source: str | Path) -> tuple[str, ...]:
-    """Say which videos and labels the ground truth lacks; `unknown` marks the detections of such labels."""
-    if len(found) and unknown.all():
-        raise InputError(
-            f"{source}: expected labels of the ground truth ({_few(truth.labels)}), got {_few(found.labels)}"
-        )
-    warnings = []
-    if unknown.any():
-        names = _few([found.labels[label] for label in np.unique(found.label[unknown])])
-        warnings.append(
-            f"{unknown.sum()} of {len(found)} detections ignored: the ground truth lacks their labels, {names}"
-        )
-    absent = renumber(found.videos, dict.fromkeys(truth.videos, 0))[found.video] < 0
-    if absent.any():
-        names = _few([found.videos[video] for video in np.unique(found.video[absent])])
-        warnings.append(
-            f"{absent.sum()} of {len(found)} detections taken as false positives: "
-            f"the ground truth lacks their videos, {names}"
-        )
-    return tuple(warnings)
-
-
-def _few(names: Sequence[str]) -> str:
-    """Name at most five of `names`."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _as_detections(value: str | Path | Mapping[str, Any] | Segments) -> Segments:
-    if isinstance(value, str | Path):
-        return read_detections(value)
-    return value if isinstance(value, Segments) else Segments.from_results(value)
-
-
-def _as_ground_truth(value: str | Path | Mapping[str, Any] | Segments, subset: str | None) -> Segments:
-    if isinstance(value, str | Path):
-        return read_ground_truth(value, subset)
-    if isinstance(value, Segments):
-        if subset is not None:
-            raise ValueError("subset: segments have none; select it where they are read")
-        return value
-    return Segments.from_ground_truth(value, subset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,17 @@ class Segments:
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Segments:
+        """Give the segments of these rows, numbers or a mask, with the same `videos` and `labels`."""
+        return replace(
+            self,
+            video=self.video[rows],
+            label=self.label[rows],
+            start_sec=self.start_sec[rows],
+            end_sec=self.end_sec[rows],
+            score=self.score[rows],
+        )
 
     @classmethod
     def from_results(cls, value: Any, source: str | Path = "detections") -> Segments:
