@@ -202,6 +202,33 @@ def pseudo_labels(
     print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
 
 
+@app.command("check-data", epilog="Example: potloc-fast check-data thumos14 data.root=thumos14")
+def check_data(
+    config: Annotated[str, typer.Argument(help="A preset (hapt, thumos14, activitynet12, synthetic) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    json_output: Annotated[str | None, typer.Option("--json", help="JSON to write; - prints it alone.")] = None,
+) -> None:
+    """Read a data set whole: what training would stumble over, what looks odd, and what is in it.
+
+    The exit status is 1 where training would fail.
+    """
+    from potloc_fast.config import load_config
+    from potloc_fast.data.check import check
+    from potloc_fast.engine.train import list_dataset
+    from potloc_fast.files import write_json
+
+    settings = load_config(config, overrides or ())
+    report = check(list_dataset(settings), settings)
+    if json_output == "-":
+        print(json.dumps(report.to_json(), allow_nan=False))
+    else:
+        console.print(report.render(), soft_wrap=True)
+        if json_output is not None:
+            write_json(json_output, report.to_json())
+    if report.faults:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: potloc-fast demo --data hapt.zip --run-dir runs/hapt")
 def demo(
     data: Annotated[str | None, typer.Option(help="The HAPT archive or its folder, or 'synthetic'.")] = None,

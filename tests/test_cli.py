@@ -121,7 +121,10 @@ def test_the_installed_command() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "analyse", "pseudo-labels", "demo", "info"])
+COMMANDS = ("train", "ablate", "predict", "evaluate", "analyse", "pseudo-labels", "check-data", "demo", "info")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(call: Call, command: str) -> None:
     status, out, _ = call(command, "--help")
     assert status == 0
@@ -321,13 +324,13 @@ RGB = "features/test/rgb/v3.npy"
         (lambda root: save(root / RGB, SNIPPETS, 4), "v3.npy: expected width 3 as in the other recordings, got 4"),
         (
             lambda root: save(root / RGB, SNIPPETS, 3, value=np.nan),
-            "v3: expected finite features, got nan at snippet 59, channel 2",
+            "v3.npy: expected finite features, got nan at snippet 59, channel 2",
         ),
         (
             lambda root: save(root / RGB, SNIPPETS, 3, value=-np.inf),
-            "v3: expected finite features, got -inf at snippet 59, channel 2",
+            "v3.npy: expected finite features, got -inf at snippet 59, channel 2",
         ),
-        (empty, "v3: expected at least one snippet, found an empty recording"),
+        (empty, "v3.npy: expected at least one snippet, found an empty recording"),
         (lambda root: truncate(root / RGB), "v3.npy: expected an array of floats, got a truncated or damaged file"),
         (lambda root: (root / RGB).write_bytes(b""), "v3.npy: expected a .npy file"),
         (lambda root: (root / RGB).write_text("1,2,3"), "v3.npy: expected a .npy file"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -78,24 +80,27 @@ class Entry:
         """Read, or memory-map, the features.
 
         Raises:
-            InputError: they can't be used, or their parts differ in length.
+            InputError: they can't be used.
         """
-        parts = [source.load() for source in self.sources]
-        for source, part in zip(self.sources, parts, strict=True):
-            if len(part) != len(parts[0]):
-                raise InputError(
-                    f"{source.path}: expected {len(parts[0])} snippets as in {self.sources[0].path}, got {len(part)}"
-                )
+        return self.join([source.load() for source in self.sources])
+
+    def join(self, parts: Sequence[NDArray[np.float32]]) -> Recording:
+        """Make the recording from what its sources gave.
+
+        Raises:
+            InputError: the features are resampled, and the duration is not known.
+        """
         features = parts[0] if len(parts) == 1 else JoinedFeatures(*parts)
         grid = self.grid
         if grid is None:
-            if self.duration_sec is None or not self.duration_sec > 0:
+            if self.duration_sec is None or not 0 < self.duration_sec < math.inf:
                 raise InputError(
                     f"{self.id}: expected its duration in seconds, which resampled features need, "
                     f"got {self.duration_sec}"
                 )
             grid = Grid(fps=max(len(features), 1) / self.duration_sec, window=1, stride=1)
-        return Recording(self.id, features, grid, self.subset, self.instances, self.points)
+        files = tuple(source.path for source in self.sources)
+        return Recording(self.id, features, grid, self.subset, self.instances, self.points, files)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,17 +125,5 @@ class Listing:
         Raises:
             InputError: the first fault found.
         """
-        recordings: list[Recording] = []
-        widths: list[int] = []
-        for entry in self.entries:
-            recording = entry.open()
-            features = recording.features
-            parts = features.parts if isinstance(features, JoinedFeatures) else (features,)
-            widths = widths or [part.shape[1] for part in parts]
-            for source, part, width in zip(entry.sources, parts, widths, strict=True):
-                if part.shape[1] != width:
-                    raise InputError(
-                        f"{source.path}: expected width {width} as in the other recordings, got {part.shape[1]}"
-                    )
-            recordings.append(recording)
-        return validate(Dataset(self.name, self.classes, tuple(recordings), self.notes))
+        recordings = tuple(entry.open() for entry in self.entries)
+        return validate(Dataset(self.name, self.classes, recordings, self.notes))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -69,6 +72,7 @@ class Recording:
         subset: "train" or "test".
         instances: the ground truth.
         points: the point labels that a model is trained on.
+        files: where the parts of the features were read from; empty where they are from no file.
     """
 
     id: str
@@ -77,11 +81,19 @@ class Recording:
     subset: str
     instances: tuple[Instance, ...] = ()
     points: tuple[Point, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def duration_sec(self) -> float:
         """End of the last snippet's cell, in seconds."""
         return self.grid.to_sec(float(len(self.features)))
+
+    @property
+    def parts(self) -> tuple[tuple[str, NDArray[np.float32]], ...]:
+        """The arrays that features are joined from, each with what names it in errors: its file, else the recording."""
+        parts = self.features.parts if isinstance(self.features, JoinedFeatures) else (self.features,)
+        names = self.files if len(self.files) == len(parts) else [self.id] * len(parts)
+        return tuple(zip(map(str, names), parts, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,67 +199,132 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
         return array.astype(np.float32, copy=False)
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What was found amiss in a data set.
+
+    Attributes:
+        kind: the same words for all of a kind.
+        message: one sentence that names the file, the recording or the data set.
+    """
+
+    kind: str
+    message: str
+
+
 def validate(dataset: Dataset) -> Dataset:
     """Check a data set whole, each feature file read once, and return it.
 
-    A point is inside a recording up to one stride after the last snippet's frames, as the frames that filled no snippet
-    are part of the recording too; `Grid.snippet_of` gives it to the last snippet.
-
     Raises:
-        InputError: the first fault found, with the recording's id.
+        InputError: the first fault found.
     """
-    if not dataset.recordings:
-        raise InputError(f"{dataset.name}: expected at least one recording, found none")
-    seen: set[str] = set()
-    for recording in dataset.recordings:
-        if recording.id in seen:
-            raise InputError(f"{recording.id}: expected each recording once, found it twice in {dataset.name}")
-        seen.add(recording.id)
-        _check_features(recording, width=dataset.recordings[0].features.shape[-1])
-        _check_labels(recording, dataset)
+    of_each = (
+        fault
+        for recording in dataset.recordings
+        for fault in chain(feature_faults(recording), label_faults(recording, dataset.classes, dataset.name))
+    )
+    for fault in chain(shared_faults(dataset), of_each):
+        raise InputError(fault.message)
     return dataset
 
 
-def _check_labels(recording: Recording, dataset: Dataset) -> None:
+def shared_faults(dataset: Dataset) -> Iterator[Finding]:
+    """What is wrong between the recordings of a data set: ids, and widths, of which the most frequent is right."""
+    if not dataset.recordings:
+        yield Finding("no recordings", f"{dataset.name}: expected at least one recording, found none")
+    for name, count in Counter(recording.id for recording in dataset.recordings).items():
+        if count > 1:
+            times = "twice" if count == 2 else f"{count} times"
+            yield Finding("duplicate ids", f"{name}: expected each recording once, found it {times} in {dataset.name}")
+    widths = {
+        recording: tuple(part.shape[1] for _, part in recording.parts)
+        for recording in dataset.recordings
+        if recording.features.ndim == 2 and recording.features.shape[1]
+    }
+    usual = Counter(widths.values()).most_common(1)[0][0] if widths else ()
+    for recording, found in widths.items():
+        named = [(name, width) for (name, _), width in zip(recording.parts, found, strict=True)]
+        expected = usual
+        if len(found) != len(usual):
+            named, expected = [(recording.id, sum(found))], (sum(usual),)
+        for (name, width), right in zip(named, expected, strict=True):
+            if width != right:
+                yield Finding("other widths", f"{name}: expected width {right} as in the other recordings, got {width}")
+
+
+def feature_faults(recording: Recording) -> Iterator[Finding]:
+    """What is wrong with the features of a recording, all of which are read."""
+    (first, head), *_ = recording.parts
+    for name, part in recording.parts:
+        if part.ndim != 2 or part.shape[1] == 0 or part.dtype != np.float32:
+            yield Finding(
+                "other arrays",
+                f"{name}: expected float32 features of shape [snippets, channels], "
+                f"got {part.dtype} of shape {list(part.shape)}",
+            )
+        elif len(part) != len(head):
+            yield Finding(
+                "streams of different lengths", f"{name}: expected {len(head)} snippets as in {first}, got {len(part)}"
+            )
+        elif len(part) == 0:
+            yield Finding("empty recordings", f"{name}: expected at least one snippet, found an empty recording")
+        elif not (finite := np.isfinite(part)).all():
+            snippet, channel = np.argwhere(~finite)[0]
+            yield Finding(
+                "values that are not finite",
+                f"{name}: expected finite features, "
+                f"got {part[snippet, channel]} at snippet {snippet}, channel {channel}",
+            )
+
+
+def label_faults(recording: Recording, classes: Sequence[str], dataset_name: str) -> Iterator[Finding]:
+    """What is wrong with the labels of a recording.
+
+    A point is inside a recording up to one stride after the last snippet's frames, as the frames that filled no snippet
+    are part of the recording too; `Grid.snippet_of` gives it to the last snippet. Where there are no snippets at all,
+    points are not looked at.
+    """
     labels = [instance.label for instance in recording.instances] + [point.label for point in recording.points]
-    for label in labels:
-        if label not in dataset.classes:
-            raise InputError(
-                f"{recording.id}: expected a label among the {len(dataset.classes)} classes of {dataset.name}, "
-                f"got {label!r}"
+    for label in dict.fromkeys(labels):
+        if label not in classes:
+            yield Finding(
+                "labels of no class",
+                f"{recording.id}: expected a label among the {len(classes)} classes of {dataset_name}, got {label!r}",
             )
     for instance in recording.instances:
         if not -math.inf < instance.start_sec < instance.end_sec < math.inf:
-            raise InputError(
+            yield Finding(
+                "instances without a length",
                 f"{recording.id}: expected an instance to end after its start, "
-                f"got [{instance.start_sec:g}, {instance.end_sec:g}) s of {instance.label}"
+                f"got [{instance.start_sec:g}, {instance.end_sec:g}) s of {instance.label}",
             )
     grid = recording.grid
     last_sec = (len(recording.features) * grid.stride + grid.window) / grid.fps
     for point in recording.points:
-        if not 0 <= point.time_sec <= last_sec:
-            raise InputError(
+        if len(recording.features) and not 0 <= point.time_sec <= last_sec:
+            yield Finding(
+                "points outside the recording",
                 f"{recording.id}: expected points inside the recording, which lasts {recording.duration_sec:.2f} s, "
-                f"got one of {point.label} at {point.time_sec:.2f} s"
+                f"got one of {point.label} at {point.time_sec:.2f} s",
             )
 
 
-def _check_features(recording: Recording, width: int) -> None:
-    features = recording.features
-    if features.ndim != 2 or features.dtype != np.float32:
-        raise InputError(
-            f"{recording.id}: expected float32 features of shape [snippets, channels], "
-            f"got {features.dtype} of shape {list(features.shape)}"
-        )
-    if len(features) == 0:
-        raise InputError(f"{recording.id}: expected at least one snippet, found an empty recording")
-    if features.shape[1] != width:
-        raise InputError(f"{recording.id}: expected width {width} as in the other recordings, got {features.shape[1]}")
-    values = np.asarray(features)
-    finite = np.isfinite(values)
-    if not finite.all():
-        snippet, channel = np.argwhere(~finite)[0]
-        raise InputError(
-            f"{recording.id}: expected finite features, "
-            f"got {values[snippet, channel]} at snippet {snippet}, channel {channel}"
+def training_faults(dataset: Dataset, tested: str | None) -> Iterator[Finding]:
+    """What a whole run lacks in a data set.
+
+    Args:
+        dataset: recordings with the points that are to be trained on.
+        tested: the subset that is to be detected in; None where none is.
+    """
+    for name in ("train", tested):
+        if name is not None:
+            try:
+                dataset.subset(name)
+            except InputError as error:
+                yield Finding("missing subsets", str(error))
+    if not any(recording.points for recording in dataset.recordings if recording.subset == "train"):
+        yield Finding(
+            "no points",
+            f"{dataset.name}: expected point labels for the training recordings, found none: "
+            "data.points=gaussian draws them from the instances",
         )

@@ -16,7 +16,9 @@ from potloc_fast.data import Dataset, Recording
 from potloc_fast.data.dataset import LabelledSegments, TrainingSet
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.layouts.synthetic import load_synthetic
+from potloc_fast.data.listing import Listing
 from potloc_fast.data.points import draw_points, thin_points
+from potloc_fast.data.recording import training_faults
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.fit import fit
 from potloc_fast.engine.run import Run, Stage
@@ -30,19 +32,28 @@ STEPS: tuple[Step, ...] = get_args(Step)
 STAGES: tuple[Stage, ...] = ("base", "potloc")
 
 
+def list_dataset(config: Config) -> Listing | Dataset:
+    """List the data set of a configuration, or make it where it is on no disk.
+
+    Raises:
+        InputError: the annotations can't be used.
+    """
+    data = config.data
+    if isinstance(data, SyntheticData):
+        return load_synthetic(
+            recordings=data.recordings, classes=data.classes, length=data.length, width=data.width, seed=config.seed
+        )
+    return read_listing(data)
+
+
 def load_dataset(config: Config) -> Dataset:
     """Read and check the data set of a configuration.
 
     Raises:
         InputError: something in it can't be used.
     """
-    data = config.data
-    if isinstance(data, SyntheticData):
-        dataset = load_synthetic(
-            recordings=data.recordings, classes=data.classes, length=data.length, width=data.width, seed=config.seed
-        )
-    else:
-        dataset = read_listing(data).open()
+    data, found = config.data, list_dataset(config)
+    dataset = found.open() if isinstance(found, Listing) else found
     if data.points != "file":
         dataset = draw_points(dataset, data.points, seed=config.seed)
     return thin_points(dataset, data.kept_points, seed=config.seed)
@@ -83,12 +94,9 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     dataset = load_dataset(config)
     for note in dataset.notes:
         print(note, file=sys.stderr)
+    for fault in training_faults(dataset, config.evaluate.subset if "detect" in steps else None):
+        raise InputError(fault.message)
     recordings = dataset.subset("train")
-    if not any(recording.points for recording in recordings):
-        raise InputError(
-            f"{dataset.name}: expected point labels for the training recordings, found none: "
-            "data.points=gaussian draws them from the instances"
-        )
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps, config)
     if resume:

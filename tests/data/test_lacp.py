@@ -96,7 +96,7 @@ def npy(root: Path, subset: str, stream: str, video: str) -> Path:
         ("test", "rgb", TEST[0], None, "expected a feature file, found none"),
         ("test", "rgb", TEST[0], (600, 4), "expected width 3 as in the other recordings, got 4"),
         ("train", "flow", TRAIN[1], (601, 3), "expected width 2 as in the other recordings, got 3"),
-        ("train", "flow", TRAIN[0], (599, 2), "expected 600 snippets as in, got 599"),
+        ("train", "flow", TRAIN[0], (599, 2), "expected 600 snippets as in {rgb}, got 599"),
     ],
 )
 def test_each_fault_of_the_features_is_named(
@@ -104,6 +104,7 @@ def test_each_fault_of_the_features_is_named(
 ) -> None:
     path = npy(thumos, subset, stream, video)
     path.unlink() if shape is None else np.save(path, np.zeros(shape, np.float32))
+    message = message.format(rgb=npy(thumos, subset, "rgb", video))
     with pytest.raises(InputError, match=f"^{re.escape(f'{path}: {message}')}$"):
         load_lacp(thumos)
 
@@ -112,7 +113,8 @@ def test_features_that_are_not_finite_are_named(thumos: Path) -> None:
     features = np.zeros((601, 2), np.float32)
     features[400, 1] = np.nan
     np.save(npy(thumos, "test", "flow", TEST[1]), features)
-    with pytest.raises(InputError, match=f"^{TEST[1]}: expected finite features, got nan at snippet 400, channel 4$"):
+    message = f"{npy(thumos, 'test', 'flow', TEST[1])}: expected finite features, got nan at snippet 400, channel 1"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         load_lacp(thumos)
 
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ GOOD = Recording(
     instances=(Instance("jump", 1.0, 2.5),),
     points=(Point("jump", 1.7),),
 )
+FILES = (Path("a.npy"), Path("b.npy"))
 
 
 def dataset(*recordings: Recording) -> Dataset:
@@ -66,9 +68,18 @@ def test_a_good_data_set_passes() -> None:
         ),
         ({"features": with_value(np.nan)}, "v2: expected finite features, got nan at snippet 3, channel 2"),
         ({"features": with_value(-np.inf)}, "v2: expected finite features, got -inf at snippet 3, channel 2"),
+        # The features of files are named by these.
         (
-            {"features": JoinedFeatures(GOOD.features[:, :2], with_value(np.inf)[:, 2:])},
-            "v2: expected finite features, got inf at snippet 3, channel 2",
+            {"features": JoinedFeatures(GOOD.features[:, :2], with_value(np.inf)[:, 2:]), "files": FILES},
+            "b.npy: expected finite features, got inf at snippet 3, channel 0",
+        ),
+        (
+            {"features": JoinedFeatures(GOOD.features[:, :2], GOOD.features[:9, 2:]), "files": FILES},
+            "b.npy: expected 10 snippets as in a.npy, got 9",
+        ),
+        (
+            {"features": np.zeros((0, 4), np.float32), "files": FILES[1:]},
+            "b.npy: expected at least one snippet, found an empty recording",
         ),
         (
             {"points": (Point("jump", 7.05),)},
@@ -101,6 +112,12 @@ def test_a_good_data_set_passes() -> None:
 def test_each_fault_is_named(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         validate(dataset(GOOD, replace(GOOD, **{"id": "v2", **change})))
+
+
+def test_the_most_frequent_width_is_right() -> None:
+    odd = replace(GOOD, features=np.zeros((10, 3), np.float32))
+    with pytest.raises(InputError, match=r"^v1: expected width 4 as in the other recordings, got 3$"):
+        validate(dataset(odd, replace(GOOD, id="v2"), replace(GOOD, id="v3")))
 
 
 def test_no_recordings_is_a_fault() -> None:
