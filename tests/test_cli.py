@@ -355,7 +355,7 @@ RGB = "features/test/rgb/v3.npy"
         (lambda root: truncate(root / "gt.json"), "gt.json: expected JSON, but line 1"),
         (lambda root: replace(root / "gt.json", '"9.5"', '"soon"'), "got something else at v1"),
         (lambda root: (root / "split_test.txt").write_text(""), "lacp: expected a subset among train, got 'test'"),
-        (lambda root: shutil.rmtree(root), "gt.json: expected a file, found none"),
+        (lambda root: shutil.rmtree(root), "lacp: expected the folder or archive of a data set, found none"),
     ],
 )
 def test_train_refuses_data(
@@ -398,7 +398,8 @@ def test_train_refuses_a_configuration(call: Call, tmp_path: Path, arguments: li
         ("train: {epochs: 3}", "own.yaml: key data is missing"),
         (
             "data: {layout: lcap}",
-            "own.yaml: key data.layout: expected 'auto', 'plain', 'lacp', ",
+            "own.yaml: key data.layout: expected 'auto', 'plain', 'lacp', 'hrpro', 'wtalc', "
+            "'backtal', 'actionformer', 'opentad', 'hapt', 'synthetic', got 'lcap'",
         ),
         ("preset: synthetic\ndata: {length: x}", "own.yaml: key data.length: expected a valid integer"),
     ],

@@ -30,7 +30,7 @@ def test_presets_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> Non
 
 
 def test_preset_names() -> None:
-    assert preset_names() == ["activitynet12", "hapt", "synthetic", "thumos14"]
+    assert preset_names() == ["activitynet12", "activitynet13", "beoid", "gtea", "hapt", "synthetic", "thumos14"]
 
 
 def test_thumos14_has_the_papers_values() -> None:
@@ -131,7 +131,8 @@ def test_a_configuration_does_not_change() -> None:
         ("zzzzzzzzz=1", "hapt: unknown key zzzzzzzzz"),
         (
             "data.layout=csv",
-            "hapt: key data.layout: expected 'auto', 'plain', 'lacp', ",
+            "hapt: key data.layout: expected 'auto', 'plain', 'lacp', 'hrpro', 'wtalc', "
+            "'backtal', 'actionformer', 'opentad', 'hapt', 'synthetic', got 'csv'",
         ),
         ("model.window=4", "hapt: key model.window: expected an odd number, got 4"),
         ("model.window=-3", "hapt: key model.window: expected greater than 0, got -3"),
@@ -183,7 +184,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
-    presets = "activitynet12, hapt, synthetic, thumos14"
+    presets = "activitynet12, activitynet13, beoid, gtea, hapt, synthetic, thumos14"
     assert refusal("thumos") == f"thumos: expected a YAML file or one of the presets {presets}, did you mean thumos14?"
     assert refusal("zzz") == f"zzz: expected a YAML file or one of the presets {presets}"
     assert refusal(write(tmp_path, "preset: zzz\n")) == f"zzz: expected a YAML file or one of the presets {presets}"

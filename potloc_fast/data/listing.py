@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -127,3 +127,12 @@ class Listing:
         """
         recordings = tuple(entry.open() for entry in self.entries)
         return validate(Dataset(self.name, self.classes, recordings, self.notes))
+
+
+def collect_classes(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """The classes of a data set, sorted.
+
+    They are the labels of the instances, and of the points of recordings without instances. Where there are both,
+    a label that points alone have is a mistake, which `validate` reports.
+    """
+    return tuple(sorted({label.label for entry in entries for label in entry.instances or entry.points}))

@@ -186,15 +186,32 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
         raise InputError(f"{path}: expected a feature file, found none") from None
     except OSError as error:
         raise InputError(f"{path}: expected a readable feature file, got: {error.strerror}") from None
-    except ValueError as error:
+    except Exception as error:  # a damaged header can raise nearly anything
         found = "pickled Python objects" if "Python objects" in str(error) else "a truncated or damaged file"
         raise InputError(f"{path}: expected an array of floats, got {found}") from None
+    features = to_features(array, path)
+    if expected_width is not None and features.shape[1] != expected_width:
+        raise InputError(f"{path}: expected width {expected_width} as in the other recordings, got {features.shape[1]}")
+    return features
+
+
+def to_features(array: NDArray[Any], path: str | Path) -> NDArray[np.float32]:
+    """Check that an array can be the features of a recording.
+
+    Args:
+        array: what was found at `path`.
+        path: names it in errors.
+
+    Returns:
+        `[T, F]` of float32, copied only where it is of another precision.
+
+    Raises:
+        InputError: it is not of floats, or not `[T, F]`.
+    """
     if array.dtype.kind != "f":
         raise InputError(f"{path}: expected an array of floats, got {array.dtype}")
     if array.ndim != 2:
         raise InputError(f"{path}: expected an array of shape [snippets, channels], got shape {list(array.shape)}")
-    if expected_width is not None and array.shape[1] != expected_width:
-        raise InputError(f"{path}: expected width {expected_width} as in the other recordings, got {array.shape[1]}")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which `validate` reports
         return array.astype(np.float32, copy=False)
 

@@ -1,7 +1,7 @@
 """The layouts of data sets on disk, one file each.
 
-A layout is a module with two functions: `recognize(root)` says what of the layout it finds in a folder, or None, and
-`read(root, options)` lists the data set.
+A layout is a module with `SIGNS`, what its folder can't be without, and two functions: `recognize(root)` says what of
+the layout it finds in a folder, or None, and `read(root, options)` lists the data set.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Protocol
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.layouts import hapt, lacp
+from potloc_fast.data.layouts import hapt, hrpro, lacp, plain, wtalc
+from potloc_fast.data.layouts.signs import Signs, look_for
 from potloc_fast.data.listing import Listing
 from potloc_fast.errors import InputError
 
 
 class Layout(Protocol):
     """What a module of this package offers."""
+
+    @property
+    def SIGNS(self) -> Signs:
+        """What the folder can't be without."""
 
     def recognize(self, root: Path) -> str | None:
         """Say what of the layout is there, if it is."""
@@ -26,7 +31,7 @@ class Layout(Protocol):
         """List the data set."""
 
 
-LAYOUTS: dict[str, Layout] = {"lacp": lacp, "hapt": hapt}
+LAYOUTS: dict[str, Layout] = {"plain": plain, "lacp": lacp, "hrpro": hrpro, "wtalc": wtalc, "hapt": hapt}
 
 
 def read_listing(options: FolderData) -> Listing:
@@ -38,14 +43,29 @@ def read_listing(options: FolderData) -> Listing:
     root = options.root
     if root is None:
         raise InputError("key data.root: expected the folder or archive of the data set, got none: give data.root=PATH")
-    if options.layout != "auto":
-        return LAYOUTS[options.layout].read(root, options)
     if not root.exists():
         raise InputError(f"{root}: expected the folder or archive of a data set, found none")
-    seen = {name: what for name, layout in LAYOUTS.items() if (what := layout.recognize(root)) is not None}
-    if len(seen) != 1:
-        found = "; ".join(f"{name} ({what})" for name, what in seen.items()) or "none"
-        raise InputError(f"{root}: expected one of the layouts {', '.join(LAYOUTS)}, found {found}: set data.layout")
-    [(name, what)] = seen.items()
+    if options.layout != "auto":
+        return LAYOUTS[options.layout].read(root, options)
+    name, seen = _find_layout(root)
     listing = LAYOUTS[name].read(root, options)
-    return replace(listing, notes=(f"{root}: layout {name}, seen from {what}", *listing.notes))
+    return replace(listing, notes=(f"{root}: layout {name}, seen from {seen}", *listing.notes))
+
+
+def _find_layout(root: Path) -> tuple[str, str]:
+    seen = {name: what for name, layout in LAYOUTS.items() if (what := layout.recognize(root)) is not None}
+    if len(seen) == 1:
+        return next(iter(seen.items()))
+    if seen:
+        several = "; ".join(f"{name} ({what})" for name, what in seen.items())
+        raise InputError(f"{root}: expected one layout, found {several}: set data.layout")
+    looked = {name: look_for(layout.SIGNS, root) for name, layout in LAYOUTS.items()}
+    nearest = max(looked, key=lambda name: len(looked[name][0]))
+    found, missing = looked[nearest]
+    if not found:
+        signs = "; ".join(f"{name} ({', '.join(missing)})" for name, (_, missing) in looked.items())
+        raise InputError(f"{root}: expected one of the layouts {signs}, found none of their files: set data.layout")
+    raise InputError(
+        f"{root}: expected one of the layouts {', '.join(LAYOUTS)}, "
+        f"found {' and '.join(found)} as in {nearest}, but no {' and no '.join(missing)}: set data.layout"
+    )

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.grid import Grid
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing
 from potloc_fast.data.recording import Instance
 from potloc_fast.errors import InputError
 
 FPS = 50
+SIGNS: Signs = (("RawData/labels.txt",),)
 
 Folder: TypeAlias = Path | zipfile.Path
 

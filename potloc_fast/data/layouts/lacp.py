@@ -8,27 +8,38 @@ fps_dict.json                     {video: native fps}, for the table of points
 point_dict.json                   {video: [[label, seconds], ...]}, read where there is no table
 features/{train,test}/{rgb,flow}/<video>.npy    T x 1024 each; or i3d_features/...
 ```
+
+HR-Pro's files have other names and are read by the same functions.
 """
 
 from __future__ import annotations
 
-import csv
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.grid import Grid
-from potloc_fast.data.listing import Entry, Listing, NpyFile
-from potloc_fast.data.recording import Instance, Point
+from potloc_fast.data.annotations import Video, choose_grid, find_name, read_database
+from potloc_fast.data.layouts import signs
+from potloc_fast.data.listing import Entry, Listing, NpyFile, collect_classes
+from potloc_fast.data.recording import Point
+from potloc_fast.data.tables import group_by_recording, read_table
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, read_text
 
-I3D = Grid(fps=25, window=16, stride=16)
+SIGNS: signs.Signs = (("gt.json",), ("split_train.txt",), ("features/train", "i3d_features/train"))
+POINTS = (
+    "point_gaussian/point_labels.csv",
+    "point_labels/point_gaussian.csv",
+    "point_labels.csv",
+    "point_dict.json",
+)
+NOTHING_KNOWN = Video(subset="", instances=(), duration_sec=None, fps=None)
 
 
 def recognize(root: Path) -> str | None:
     """Say what of the layout is there, if it is."""
-    streams = [path for name in ("features", "i3d_features") if (path := root / name / "train" / "rgb").is_dir()]
-    return f"gt.json and {streams[0].relative_to(root)}/" if (root / "gt.json").is_file() and streams else None
+    return signs.recognize(SIGNS, root)
 
 
 def read(root: Path, options: FolderData) -> Listing:
@@ -36,31 +47,59 @@ def read(root: Path, options: FolderData) -> Listing:
 
     Args:
         root: its folder, whose name becomes the name of the data set.
-        options: where files lie that are not where the layout has them.
+        options: where files lie that are not where the layout has them, and `grid`, by default that of I3D features.
 
     Raises:
         InputError: a file is missing or can't be used.
     """
-    truth = options.annotations or root / "gt.json"
-    instances = _read_instances(truth)
-    points_file = options.points_file or _first(
-        root, "point_gaussian/point_labels.csv", "point_labels.csv", "point_dict.json"
-    )
-    if points_file.suffix == ".json":
-        points = _read_point_dict(points_file)
-    else:
-        points = _read_point_table(points_file, root / "fps_dict.json")
+    truth = read_database(options.annotations or root / "gt.json")
+    return list_splits(root, options, truth.path, truth.videos)
+
+
+def list_splits(root: Path, options: FolderData, truth: Path, known: Mapping[str, Video] | None) -> Listing:
+    """List a data set whose videos are named in split_train.txt and split_test.txt.
+
+    Args:
+        root: its folder.
+        options: see `read`.
+        truth: the file of the ground truth.
+        known: what it says of each video, those of the splits and perhaps others; None where there is no such file.
+
+    Raises:
+        InputError: a file is missing or can't be used.
+    """
+    subsets = _read_splits(root)
+    videos = {}
+    for video, subset in subsets.items():
+        name = video if known is None else find_name(video, known)
+        if name is None:
+            raise InputError(f"{truth}: expected {video}, which split_{subset}.txt lists, found no such video")
+        videos[video] = NOTHING_KNOWN if known is None else known[name]
+    points: dict[str, tuple[Point, ...]] = {}
+    notes: tuple[str, ...] = ()
+    if options.points == "file":
+        points, notes = _read_points(options.points_file or _first(root, *POINTS), root, truth, videos)
     folder = options.features or _first(root, "features", "i3d_features")
+    streams = tuple(stream for stream in ("rgb", "flow") if (folder / "train" / stream).is_dir())
+    if len(streams) == 1:
+        notes += (f"{folder}: features of {streams[0]} alone, without the other stream",)
+    files = {
+        (subset, stream): _list_files(folder / subset / stream)
+        for subset in ("train", "test")
+        for stream in streams or ("",)  # both streams joined in one file
+    }
     entries = []
-    for subset in ("train", "test"):
-        split_file = root / f"split_{subset}.txt"
-        for video in read_text(split_file).split():
-            if video not in instances:
-                raise InputError(f"{truth}: expected {video}, which {split_file.name} lists, found no such video")
-            streams = tuple(NpyFile(folder / subset / stream / f"{video}.npy") for stream in ("rgb", "flow"))
-            entries.append(Entry(video, subset, streams, I3D, instances[video], points.get(video, ())))
-    classes = sorted({instance.label for found in instances.values() for instance in found})
-    return Listing(root.resolve().name, tuple(classes), tuple(entries))
+    for video, subset in subsets.items():
+        sources = []
+        for stream in streams or ("",):
+            name = find_name(video, files[subset, stream]) or video
+            sources.append(NpyFile(folder / subset / stream / f"{name}.npy"))
+        grid = choose_grid(options.grid, fps=25, window=16, stride=16, video=video)
+        found = videos[video]
+        entries.append(
+            Entry(video, subset, tuple(sources), grid, found.instances, points.get(video, ()), found.duration_sec)
+        )
+    return Listing(options.name or root.resolve().name, collect_classes(entries), tuple(entries), notes)
 
 
 def _first(root: Path, *names: str) -> Path:
@@ -70,56 +109,72 @@ def _first(root: Path, *names: str) -> Path:
     raise InputError(f"{root}: expected one of {', '.join(names)} in it, found none")
 
 
-def _read_instances(path: Path) -> dict[str, tuple[Instance, ...]]:
-    content = read_json(path)
+def _list_files(folder: Path) -> frozenset[str]:
+    return frozenset(path.stem for path in folder.glob("*.npy"))
+
+
+def _read_splits(root: Path) -> dict[str, str]:
+    """The subset of each video."""
+    subsets: dict[str, str] = {}
+    for subset in ("train", "test"):
+        path = root / f"split_{subset}.txt"
+        for video in read_text(path).split():
+            if video in subsets:
+                where = "twice" if subsets[video] == subset else "in split_train.txt as well"
+                raise InputError(f"{path}: expected each video once, found {video} {where}")
+            subsets[video] = subset
+    return subsets
+
+
+def _read_points(
+    path: Path, root: Path, truth: Path, videos: Mapping[str, Video]
+) -> tuple[dict[str, tuple[Point, ...]], tuple[str, ...]]:
+    """The points of each video, and notes."""
+    if path.suffix == ".json":
+        in_sec, notes = group_by_recording(path, _read_point_dict(path), videos)
+        return {video: tuple(points) for video, points in in_sec.items()}, notes
+    rows = [
+        (row.text("video_id"), (row.text("class"), row.number("point")))
+        for row in read_table(path, ("class", "video_id", "point"))
+    ]
+    in_frames, notes = group_by_recording(path, rows, videos)
+    rates = root / "fps_dict.json"
+    known = _read_rates(rates) if rates.exists() else {}
     found = {}
+    for video, frames in in_frames.items():
+        fps = known.get(find_name(video, known) or "", videos[video].fps)
+        if fps is None:
+            raise InputError(
+                f"{path}: expected the fps of {video}, whose frames it counts, in {rates.name} or {truth.name}, "
+                "found none"
+            )
+        found[video] = tuple(Point(label, frame / fps) for label, frame in frames)
+    return found, notes
+
+
+def _read_rates(path: Path) -> dict[str, float]:
+    content = read_json(path)
     video = "the top"
     try:
-        for video, entry in content["database"].items():
-            found[video] = tuple(
-                Instance(str(item["label"]), *map(float, item["segment"])) for item in entry["annotations"]
-            )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(
-            f'{path}: expected a "database" of videos with "annotations" that have a "label" and a "segment" of two '
-            f"times, got something else at {video}"
-        ) from None
+        found = {}
+        for video, fps in content.items():
+            found[video] = float(fps)
+            if not 0 < found[video] < math.inf:
+                raise ValueError
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path}: expected the fps of each video by its name, got something else at {video}") from None
     return found
 
 
-def _read_point_dict(path: Path) -> dict[str, tuple[Point, ...]]:
+def _read_point_dict(path: Path) -> list[tuple[str, Point]]:
     content = read_json(path)
-    found = {}
     video = "the top"
     try:
-        for video, entry in content.items():
-            found[video] = tuple(Point(str(label), float(sec)) for label, sec in entry)
+        found = []
+        for video, points in content.items():
+            found += [(video, Point(str(label), float(sec))) for label, sec in points]
     except (AttributeError, TypeError, ValueError):
         raise InputError(
             f"{path}: expected a list of [label, seconds] for each video, got something else at {video}"
         ) from None
-    return found
-
-
-def _read_point_table(path: Path, fps_path: Path) -> dict[str, tuple[Point, ...]]:
-    fps = read_json(fps_path)
-    if not isinstance(fps, dict):
-        raise InputError(f"{fps_path}: expected the fps of each video by its name, got something else")
-    rows = csv.DictReader(read_text(path).splitlines())
-    columns = rows.fieldnames or ["none"]
-    missing = {"class", "video_id", "point"} - set(columns)
-    if missing:
-        raise InputError(f"{path}: expected a column {min(missing)} in the first line, found {', '.join(columns)}")
-    found: dict[str, tuple[Point, ...]] = {}
-    for row in rows:
-        video = row["video_id"]
-        try:
-            point = Point(row["class"], float(row["point"]) / float(fps[video]))
-        except KeyError:
-            raise InputError(f"{fps_path}: expected the fps of {video}, which {path.name} names, found none") from None
-        except (TypeError, ValueError, ZeroDivisionError):
-            raise InputError(
-                f"{path}: expected a frame number in line {rows.line_num}, got {row['point']!r} at {fps[video]!r} fps"
-            ) from None
-        found[video] = (*found.get(video, ()), point)
     return found
