@@ -88,10 +88,17 @@ class Entry:
         """Make the recording from what its sources gave.
 
         Raises:
-            InputError: the features are resampled, and the duration is not known.
+            InputError: they are transposed; or they are resampled, and the duration is not known.
         """
         features = parts[0] if len(parts) == 1 else JoinedFeatures(*parts)
         grid = self.grid
+        if grid is not None and self.duration_sec is not None:
+            due, shape = grid.to_grid(self.duration_sec), parts[0].shape
+            if abs(shape[1] - due) < 0.02 * due + 2 < abs(shape[0] - due):
+                raise InputError(
+                    f"{self.sources[0].path}: expected an array [snippets, channels] of about {due:.0f} snippets, "
+                    f"got shape {list(shape)}, which looks transposed"
+                )
         if grid is None:
             if self.duration_sec is None or not 0 < self.duration_sec < math.inf:
                 raise InputError(

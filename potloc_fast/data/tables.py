@@ -112,7 +112,7 @@ def group_by_recording(
             found.setdefault(recording, []).append(item)
     if not outside:
         return found, ()
-    if not found:
+    if listed and not found:
         raise InputError(f"{path}: expected recordings of the data set, such as {min(listed)}, found only {outside[0]}")
     count = len(set(outside))
     what = "1 row is" if len(outside) == 1 else f"{len(outside)} rows are"

@@ -92,8 +92,6 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         if step not in STEPS:
             raise InputError(f"{step}: expected steps among {', '.join(STEPS)}")
     dataset = load_dataset(config)
-    for note in dataset.notes:
-        print(note, file=sys.stderr)
     for fault in training_faults(dataset, config.evaluate.subset if "detect" in steps else None):
         raise InputError(fault.message)
     recordings = dataset.subset("train")
@@ -101,6 +99,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     _check_earlier_steps(Path(run_dir), steps, config)
     if resume:
         _check_same_config(Path(run_dir), config)
+    for note in dataset.notes:
+        print(note, file=sys.stderr)
     run = Run.create(run_dir, config, dataset)
     if "base" in steps:
         data = TrainingSet(recordings, dataset.classes, **_crops(config.base.train))

@@ -140,11 +140,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, int
         (),
         {"points outside the recording": 1},
     ),
-    "late points that are drawn anew": (
-        lambda r: edit(r / "point_labels.csv", "jump,v2,690", "jump,v2,9000"),
-        ("data.points=centre",),
-        {"points outside the recording": 1},
-    ),
     "unknown class": (
         lambda r: edit(r / "point_labels.csv", "jump,v2", "swim,v2"),
         (),
@@ -158,10 +153,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, int
         ("data.points=centre",),
         {"no points": 1},
     ),
-    "twice": (lambda r: (r / "split_train.txt").write_text("v1\nv2\nv1\nv3"), (), {"duplicate ids": 1}),
-    "in both": (lambda r: edit(r / "split_train.txt", "v1", "v4"), (), {"missing files": 2, "duplicate ids": 1}),
     "no test": (lambda r: (r / "split_test.txt").write_text(""), (), {"missing subsets": 1}),
-    "no train": (lambda r: (r / "split_train.txt").write_text(""), (), {"missing subsets": 1, "no points": 1}),
+    "no train": (
+        lambda r: [
+            (r / "split_train.txt").write_text(""),
+            (r / "point_labels.csv").write_text("class,video_id,point\n"),
+        ],
+        (),
+        {"missing subsets": 1, "no points": 1},
+    ),
     "no recordings": (
         lambda r: [(r / f"split_{s}.txt").write_text("") for s in VIDEOS],
         (),

@@ -151,7 +151,7 @@ def test_too_short_a_recording_is_named(small_hapt: Path) -> None:
 
 
 def test_what_is_no_archive_is_named(tmp_path: Path, small_hapt: Path) -> None:
-    with pytest.raises(InputError, match=r"missing.zip: expected the HAPT archive or its folder, found none$"):
+    with pytest.raises(InputError, match=r"missing.zip: expected the folder or archive of a data set, found none$"):
         load_hapt(tmp_path / "missing.zip")
     (tmp_path / "page.zip").write_text("<html>")
     with pytest.raises(InputError, match=r"page.zip: expected a zip archive, got: File is not a zip file$"):

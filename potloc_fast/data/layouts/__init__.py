@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.layouts import hapt, hrpro, lacp, plain, wtalc
+from potloc_fast.data.layouts import actionformer, backtal, hapt, hrpro, lacp, opentad, plain, wtalc
 from potloc_fast.data.layouts.signs import Signs, look_for
 from potloc_fast.data.listing import Listing
 from potloc_fast.errors import InputError
@@ -31,7 +31,16 @@ class Layout(Protocol):
         """List the data set."""
 
 
-LAYOUTS: dict[str, Layout] = {"plain": plain, "lacp": lacp, "hrpro": hrpro, "wtalc": wtalc, "hapt": hapt}
+LAYOUTS: dict[str, Layout] = {
+    "plain": plain,
+    "lacp": lacp,
+    "hrpro": hrpro,
+    "wtalc": wtalc,
+    "backtal": backtal,
+    "actionformer": actionformer,
+    "opentad": opentad,
+    "hapt": hapt,
+}
 
 
 def read_listing(options: FolderData) -> Listing:
