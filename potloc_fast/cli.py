@@ -50,7 +50,7 @@ class Variant(str, Enum):
 
 @app.command(epilog="Example: potloc-fast train hapt data.root=hapt.zip train.epochs=20 --run-dir runs/hapt")
 def train(
-    config: Annotated[str, typer.Argument(help="A preset (hapt, thumos14, activitynet12, synthetic) or a YAML file.")],
+    config: Annotated[str, typer.Argument(help="A preset such as hapt or thumos14, or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
     run_dir: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/run"),
     steps: Annotated[str, typer.Option(help="Steps to run, comma-separated.")] = "base,pseudo-labels,potloc,detect",
@@ -89,6 +89,20 @@ def ablate(
         table.add_row(*settings.values(), *(cell.split()[0] for cell in cells), mean)  # deviations are in the files
     console.print(table)
     print(f"everything is in {out}: {study}.csv, {study}.md, {study}.png")
+
+
+@app.command("import-released", epilog="Example: potloc-fast import-released runs/released --main epoch_045.pth.tar")
+def import_released(
+    run_dir: Annotated[Path, typer.Argument(help="The folder to write to.")],
+    main: Annotated[Path | None, typer.Option(help="Checkpoint of the main model (.pth.tar).")] = None,
+    base: Annotated[Path | None, typer.Option(help="Checkpoint of the base model (.pkl).")] = None,
+    config: Annotated[str, typer.Option(help="A preset or file that says how to detect.")] = "thumos14_released",
+) -> None:
+    """Make a run folder from checkpoints of the authors' code, to predict with."""
+    from potloc_fast.interop import import_released
+
+    run = import_released(run_dir, base=base, main=main, config=config)
+    print(f"try: potloc-fast predict {run.folder} FEATURES.npy")
 
 
 @app.command(epilog="Example: potloc-fast predict runs/hapt recording.npy -o detections.json")
@@ -204,7 +218,7 @@ def pseudo_labels(
 
 @app.command("check-data", epilog="Example: potloc-fast check-data thumos14 data.root=thumos14")
 def check_data(
-    config: Annotated[str, typer.Argument(help="A preset (hapt, thumos14, activitynet12, synthetic) or a YAML file.")],
+    config: Annotated[str, typer.Argument(help="A preset such as hapt or thumos14, or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
     json_output: Annotated[str | None, typer.Option("--json", help="JSON to write; - prints it alone.")] = None,
 ) -> None:

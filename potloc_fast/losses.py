@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,33 +33,59 @@ class Targets:
     video: Tensor
 
 
-def sample_labels(batch: Batch, level_lengths: Sequence[int], classes: int, radius: float | None) -> Targets:
+def sample_labels(
+    batch: Batch,
+    level_lengths: Sequence[int],
+    classes: int,
+    radius: float | None,
+    positives: Literal["centres", "rounded"] = "centres",
+    overlap: Literal["all", "shortest"] = "all",
+) -> Targets:
     """Project labels onto each level and keep what lies near their points (equations 7 and 8).
 
     Snippet j of level l stands at t = j 2**l + 1/2 on the grid, the centre of snippet j 2**l of level 0. It is a
     positive of a label (eps, s, e) where s <= t < e and |t - eps'| <= r 2**l, with eps' the centre of the snippet that
     holds the point; at level 0 that snippet always is one.
 
+    With "rounded" positives eps, s and e are rounded to the nearest snippet, s and e to one of the crop's, labels whose
+    point is not between the first and the last snippet of the crop are left out, and snippet j is a positive where
+    s < j 2**l < e and |j 2**l - eps| < r 2**l, at level 0 too.
+
     Args:
         batch: labels on the snippet grid.
         level_lengths: the length of each level.
         classes: number of classes C.
         radius: sampling radius r in snippets of each level; None takes whole segments.
+        positives: the rule above.
+        overlap: of which of the labels that hold a snippet it is a positive: "all", or the "shortest" (all of these
+            where lengths are equal).
 
     Returns:
         The targets.
     """
+    rounded = positives == "rounded"
+    if rounded:
+        batch = _round_labels(batch)
     size = batch.features.shape[0]
     start, end = batch.segments[:, :1], batch.segments[:, 1:]  # [M, 1]
     point = batch.points[:, None]
     row = batch.recording * classes + batch.classes
     levels = []
     for level, length in enumerate(level_lengths):
-        time = torch.arange(length, device=point.device) * 2**level + 0.5  # [T_l]
-        inside = (time >= start) & (time < end)  # [M, T_l]
-        near = inside if radius is None else inside & ((time - point.floor() - 0.5).abs() <= radius * 2**level)
-        if level == 0:
+        time = torch.arange(length, device=point.device) * 2**level + (0.0 if rounded else 0.5)  # [T_l]
+        inside = (time > start if rounded else time >= start) & (time < end)  # [M, T_l]
+        near = inside
+        if radius is not None and rounded:
+            near = inside & ((time - point).abs() < radius * 2**level)
+        elif radius is not None:
+            near = inside & ((time - point.floor() - 0.5).abs() <= radius * 2**level)
+        if level == 0 and not rounded:
             near = near | (time == point.floor() + 0.5)
+        if overlap == "shortest":
+            lengths = (end - start).where(near, torch.inf)
+            index = batch.recording.unsqueeze(1).expand(-1, length)
+            shortest = lengths.new_full((size, length), torch.inf).scatter_reduce(0, index, lengths, "amin")
+            near = near & (lengths == shortest[batch.recording])
         hits = point.new_zeros(size * classes, length).index_add_(0, row, near.to(point.dtype))
         action = point.new_zeros(size, length).index_add_(0, batch.recording, (inside | near).to(point.dtype))
         levels.append((hits.view(size, classes, length).transpose(1, 2) > 0, action > 0))
@@ -71,12 +98,24 @@ def sample_labels(batch: Batch, level_lengths: Sequence[int], classes: int, radi
     )
 
 
+def _round_labels(batch: Batch) -> Batch:
+    last = batch.mask.sum(dim=1)[batch.recording] - 1
+    kept = (batch.points >= 0) & (batch.points <= last)
+    return replace(
+        batch,
+        recording=batch.recording[kept],
+        points=batch.points[kept].round(),
+        segments=torch.minimum(batch.segments[kept].round().clamp(min=0), last[kept].unsqueeze(1)),
+        classes=batch.classes[kept],
+    )
+
+
 def pyramid_mask(mask: Tensor, levels: int) -> Tensor:
     """The mask of all levels, `Tensor[B, T]`, from that of the input."""
     return torch.cat([mask[:, :: 2**level] for level in range(levels)], dim=1)
 
 
-def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None) -> Tensor:
+def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None, pool_padding: bool = False) -> Tensor:
     """Score of each class in each recording: the mean of its K highest probabilities, averaged over the levels.
 
     K is T_l / `ratio`, rounded down, at least 1, with T_l the valid length.
@@ -87,14 +126,20 @@ def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None) -
             class covers in a recording that shows it.
         absent: `Tensor[B, C]` of bool: classes pooled over all snippets instead, as the released code does in training
             for those that a recording does not show.
+        pool_padding: let T_l be the padded length instead, and padding score 0, as in the released code.
 
     Returns:
         `Tensor[B, C]` of float32 in [0, 1].
     """
+    return level_scores(pyramid, ratio, absent, pool_padding).mean(dim=0)
+
+
+def level_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None, pool_padding: bool = False) -> Tensor:
+    """What `video_scores` averages: the same for each level by itself, `Tensor[L, B, C]`."""
     scores = []
     for logits, mask in pyramid.levels():
         p = logits[..., :-1].float().sigmoid() * mask.unsqueeze(-1)  # padding scores 0 and is never among the K
-        valid = mask.sum(dim=1, keepdim=True)
+        valid = (torch.ones_like(mask) if pool_padding else mask).sum(dim=1, keepdim=True)
         k = (valid / ratio).long().clamp(min=1)  # [B, 1]
         ranked = p.topk(min(p.shape[1], int(p.shape[1] / ratio) + 1), dim=1).values  # at least the largest k
         taken = torch.arange(ranked.shape[1], device=p.device)[None, :, None] < k.unsqueeze(-1)
@@ -102,7 +147,7 @@ def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None) -
         if absent is not None:
             pooled = torch.where(absent, p.sum(dim=1) / valid.clamp(min=1), pooled)
         scores.append(pooled)
-    return torch.stack(scores).mean(dim=0)
+    return torch.stack(scores)
 
 
 def mil_loss(scores: Tensor, video: Tensor) -> Tensor:
@@ -127,17 +172,63 @@ def total_loss(pyramid: Pyramid, targets: Targets, config: LossConfig) -> dict[s
         Scalars `total`, `mil`, `act`, `bg`; only `total` is weighed.
     """
     logits = pyramid.logits.float()
+    action = targets.positive if config.gaps == "positives" else targets.action
     with torch.no_grad():
+        background = logits[..., -1].sigmoid()
         seeds = background_seeds(
-            logits[..., -1].sigmoid(),
-            targets.action,
-            pyramid.level_lengths,
-            threshold=config.background_threshold,
-            mask=pyramid.mask,
+            background, action, pyramid.level_lengths, threshold=config.background_threshold, mask=pyramid.mask
         )
+        if config.outer_seeds != "argmax":
+            over = background > config.background_threshold
+            seeds = _change_outer_seeds(seeds, over, action, pyramid, config.outer_seeds)
     absent = targets.video == 0 if config.pool_absent else None
-    mil = mil_loss(video_scores(pyramid, config.topk_ratio, absent), targets.video)
-    act, bg = fused_focal_loss(
-        logits.flatten(0, 1), targets.classes.flatten(0, 1), targets.positive.flatten(), seeds.flatten(), config.gamma
-    )
+    mil = mil_loss(video_scores(pyramid, config.topk_ratio, absent, config.pool_padding), targets.video)
+    if config.mil_mean:
+        mil = mil / targets.video.shape[1]
+    rows = (logits, targets.classes, targets.positive, seeds)
+    if config.average == "recordings":
+        losses = [_snippet_losses(config, *recording) for recording in zip(*rows, strict=True)]
+        act, bg = (torch.stack(values).mean() for values in zip(*losses, strict=True))
+    else:
+        act, bg = _snippet_losses(config, *(tensor.flatten(0, 1) for tensor in rows))
     return {"total": config.mil * mil + config.act * act + config.bg * bg, "mil": mil, "act": act, "bg": bg}
+
+
+def _snippet_losses(
+    config: LossConfig, logits: Tensor, classes: Tensor, positive: Tensor, seeds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L_Act and L_BG of N snippets, averaged over the positives and the seeds among them."""
+    act, bg = fused_focal_loss(logits, classes, positive, seeds, config.gamma)
+    if config.act_background:
+        background = logits[:, -1]
+        terms = background.sigmoid() ** config.gamma * F.softplus(background)
+        act = act + terms.where(positive, 0.0).sum() / positive.sum().clamp(min=1)
+    return act, bg
+
+
+def _change_outer_seeds(
+    seeds: Tensor, over: Tensor, action: Tensor, pyramid: Pyramid, rule: Literal["edge", "between"]
+) -> Tensor:
+    """Change the seeds before the first and after the last action of each level, as `LossConfig.outer_seeds` says."""
+    found = []
+    columns = (
+        torch.split(tensor, list(pyramid.level_lengths), dim=1) for tensor in (seeds, over, action, pyramid.mask)
+    )
+    for inner, hits, acts, mask in zip(*columns, strict=True):
+        before, after = ~_since_first(acts) & mask, ~_until_last(acts) & mask
+        if rule == "edge":
+            changed = inner | (_until_last(inner & before) & before) | (_since_first(inner & after) & after)
+            found.append(torch.where(before & after, inner, changed))
+        else:
+            first, last = hits & before, hits & after
+            outer = (_since_first(first) & _until_last(first)) | (_since_first(last) & _until_last(last))
+            found.append(torch.where(before | after, outer & (before ^ after), inner))
+    return torch.cat(found, dim=1)
+
+
+def _since_first(hits: Tensor) -> Tensor:
+    return hits.cumsum(dim=1) > 0
+
+
+def _until_last(hits: Tensor) -> Tensor:
+    return _since_first(hits.flip(1)).flip(1)

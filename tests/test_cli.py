@@ -121,10 +121,10 @@ def test_the_installed_command() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
-COMMANDS = ("train", "ablate", "predict", "evaluate", "analyse", "pseudo-labels", "check-data", "demo", "info")
+COMMANDS = ("train", "ablate", "predict", "evaluate", "analyse", "pseudo-labels", "check-data", "import-released")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "demo", "info"])
 def test_help_has_an_example(call: Call, command: str) -> None:
     status, out, _ = call(command, "--help")
     assert status == 0

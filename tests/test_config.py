@@ -30,7 +30,8 @@ def test_presets_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> Non
 
 
 def test_preset_names() -> None:
-    assert preset_names() == ["activitynet12", "activitynet13", "beoid", "gtea", "hapt", "synthetic", "thumos14"]
+    names = ["activitynet12", "activitynet13", "beoid", "gtea", "hapt", "synthetic", "thumos14", "thumos14_released"]
+    assert preset_names() == names
 
 
 def test_thumos14_has_the_papers_values() -> None:
@@ -184,7 +185,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
-    presets = "activitynet12, activitynet13, beoid, gtea, hapt, synthetic, thumos14"
+    presets = "activitynet12, activitynet13, beoid, gtea, hapt, synthetic, thumos14, thumos14_released"
     assert refusal("thumos") == f"thumos: expected a YAML file or one of the presets {presets}, did you mean thumos14?"
     assert refusal("zzz") == f"zzz: expected a YAML file or one of the presets {presets}"
     assert refusal(write(tmp_path, "preset: zzz\n")) == f"zzz: expected a YAML file or one of the presets {presets}"

@@ -108,6 +108,8 @@ class ModelConfig(Section):
     """Rate of stochastic depth."""
     dropout: Fraction = 0.0
     """Rate of dropout on the input features."""
+    padding_leaks: bool = False
+    """Let convolutions and pooling read what earlier layers left in the padding, as the released code does."""
 
     @field_validator("window")
     @classmethod
@@ -142,6 +144,25 @@ class LossConfig(Section):
     """Background probability over which a snippet can be a background seed."""
     radius: NonNegativeFloat | None = 2.0
     """Sampling radius r around the points, in snippets of each level; null takes whole pseudo-labels."""
+    positives: Literal["centres", "rounded"] = "centres"
+    """Where a snippet must lie to be a positive: with its centre in the label; or, as in the released code, strictly
+    inside it, with point, start and end rounded to snippets, and labels whose point is outside the crop left out."""
+    overlap: Literal["all", "shortest"] = "all"
+    """Which of the labels that hold a snippet it is a positive of; the released code takes the shortest."""
+    gaps: Literal["labels", "positives"] = "labels"
+    """What background seeds lie between: labels as a whole, or, as in the released code, the sampled positives."""
+    outer_seeds: Literal["argmax", "edge", "between"] = "argmax"
+    """Seeds before the first and after the last action where none is over the threshold: the most probable snippet; all
+    from the edge to it, as the released base model has it; or none, as the released main model, whose other seeds then
+    are those from the first to the last over the threshold, and none in a level without action."""
+    act_background: bool = False
+    """Let L_Act lower the background probability of positives too, as the released code does."""
+    average: Literal["snippets", "recordings"] = "snippets"
+    """Average L_Act and L_BG over all snippets of a batch, or, as in the released code, over its recordings."""
+    mil_mean: bool = False
+    """Average L_MIL over the classes, as the released code does, instead of adding them up."""
+    pool_padding: bool = False
+    """Count padding as snippets that score 0 where L_MIL pools, as the released code does: K grows with it."""
 
 
 class TrainConfig(Section):
@@ -163,11 +184,27 @@ class TrainConfig(Section):
     """Largest norm of the gradient."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an average of the weights, which is then what is saved; the first steps average over fewer."""
+    ema_warmup: bool = True
+    """False: the average starts at the untrained weights with the full decay, as in the released code."""
+    decay_weights_only: bool = False
+    """Spare biases, normalizations and scales the weight decay, as the released code does."""
+    stop_epoch: PositiveFloat | None = None
+    """Epoch, perhaps a part of one, after which training ends, although the schedule goes on to `epochs`."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is not full."""
+    pad: bool = False
+    """Pad every crop to `length` instead of the longest of its batch."""
 
     @model_validator(mode="after")
     def _linear_needs_length(self) -> TrainConfig:
         if self.sampling == "linear" and self.length is None:
             raise ValueError("expected a length to interpolate to where sampling is linear")
+        return self
+
+    @model_validator(mode="after")
+    def _pad_needs_length(self) -> TrainConfig:
+        if self.pad and self.length is None:
+            raise ValueError("expected a length to pad to where pad is set")
         return self
 
 
@@ -195,6 +232,21 @@ class NmsConfig(Section):
     """Linear and Gaussian: score under which a proposal is removed."""
     voting: Fraction | None = None
     """Replace a kept proposal by the mean of all that overlap it by this much, weighted by score."""
+    offset_sec: NonNegativeFloat = 0.0
+    """Seconds added to every length and overlap; 1 in the released code."""
+
+
+class Padding(Section):
+    """To how many snippets a recording is padded."""
+
+    shortest: PositiveInt
+    """At least to so many,"""
+    multiple: PositiveInt
+    """and to a multiple of this."""
+
+    def length(self, snippets: int) -> int:
+        """The padded length of a recording of so many snippets."""
+        return -(-max(snippets, self.shortest) // self.multiple) * self.multiple
 
 
 class DetectConfig(Section):
@@ -202,6 +254,8 @@ class DetectConfig(Section):
 
     class_threshold: Fraction = 0.5
     """Video-level score from which a class is looked for; the best class always is."""
+    class_per_level: bool = False
+    """Look in each level for the classes that its own score chooses, as the released code does."""
     class_thresholds: Thresholds | None = Thresholds(start=0.0, stop=0.2, step=0.025)
     """Thresholds on the class scores."""
     actionness_thresholds: Thresholds | None = Thresholds(start=0.3, stop=0.9, step=0.025)
@@ -216,6 +270,16 @@ class DetectConfig(Section):
     """Weight of the video-level score in a proposal's score."""
     upsample: PositiveInt = 8
     """Points to a snippet at which the score curves are interpolated."""
+    align: Literal["centre", "start"] = "centre"
+    """Where values stand on an upsampled curve: at the centres of their snippets, constant beyond; or, as in LACP and
+    the released code, at their starts, extrapolated linearly beyond the last."""
+    truncate_outer: bool = False
+    """Cut the bounds of the outer region down to whole points, as LACP and the released code do, which gives the left
+    side a point more unless its length is whole; `align: start` alone."""
+    drop_first_point: bool = False
+    """Find nothing where the first point alone is over a threshold, as LACP and the released code; `align: start`."""
+    pad: Padding | None = None
+    """Pad recordings as the released code does, one in a batch; padding then scores 0 in curves and counts for K."""
     nms: NmsConfig = NmsConfig()
     batch_size: PositiveInt = 8
     """Recordings in one pass of the model."""
@@ -224,6 +288,12 @@ class DetectConfig(Section):
     def _some_thresholds(self) -> DetectConfig:
         if self.class_thresholds is None and self.actionness_thresholds is None:
             raise ValueError("expected class_thresholds or actionness_thresholds")
+        return self
+
+    @model_validator(mode="after")
+    def _need_start(self) -> DetectConfig:
+        if self.align != "start" and (self.truncate_outer or self.drop_first_point):
+            raise ValueError("expected align: start where truncate_outer or drop_first_point is set")
         return self
 
 

@@ -163,7 +163,15 @@ def collate(samples: Sequence[Sample], length: int | None = None) -> Batch:
     )
 
 
-def batches(training_set: TrainingSet, batch_size: int, epoch: int, seed: int, shuffle: bool = True) -> Iterator[Batch]:
+def batches(
+    training_set: TrainingSet,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    length: int | None = None,
+) -> Iterator[Batch]:
     """One epoch of batches, the last one smaller where the recordings don't come out even.
 
     Args:
@@ -172,20 +180,24 @@ def batches(training_set: TrainingSet, batch_size: int, epoch: int, seed: int, s
         epoch: number of the epoch; each has an order and crops of its own.
         seed: seed of the run.
         shuffle: False keeps the order of the recordings.
+        drop_last: leave that smaller batch out, unless it is the only one.
+        length: what to pad to; by default the longest crop of each batch.
 
     Yields:
-        Batches padded to their longest crop, on the CPU.
+        Padded batches, on the CPU.
     """
     count = len(training_set)
     order = np.random.default_rng((seed, epoch)).permutation(count) if shuffle else np.arange(count)
-    for first in range(0, count, batch_size):
-        yield collate([training_set[seed, epoch, int(index)] for index in order[first : first + batch_size]])
+    if drop_last and count > batch_size:
+        order = order[: count - count % batch_size]
+    for first in range(0, len(order), batch_size):
+        yield collate([training_set[seed, epoch, int(index)] for index in order[first : first + batch_size]], length)
 
 
-def whole(recordings: Sequence[Recording]) -> Batch:
-    """Whole recordings as one batch without labels, to detect in."""
+def whole(recordings: Sequence[Recording], length: int | None = None) -> Batch:
+    """Whole recordings as one batch without labels, to detect in, padded to `length` or to the longest."""
     none = Labels(np.zeros(0), np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
-    return collate([Sample(recording.features[:], none) for recording in recordings])
+    return collate([Sample(recording.features[:], none) for recording in recordings], length)
 
 
 def _point_labels(recording: Recording, classes: Sequence[str]) -> Labels:

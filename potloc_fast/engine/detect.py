@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from potloc_fast.config.schema import DetectConfig, NmsConfig
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.recording import Recording
 from potloc_fast.evaluation import Segments
-from potloc_fast.losses import video_scores
+from potloc_fast.losses import level_scores
 from potloc_fast.models.pyramid import Pyramid
 from potloc_fast.ops import batched_nms, score_segments
 
@@ -33,22 +34,35 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
     Returns:
         Segments on the snippet grid `Tensor[M, 2]`, scores `Tensor[M]`, recordings and classes `Tensor[M]` of int64.
     """
-    video = video_scores(pyramid, topk_ratio)  # [B, C]
-    chosen = (video >= config.class_threshold).scatter(1, video.argmax(dim=1, keepdim=True), True)
-    recording, label = chosen.nonzero(as_tuple=True)  # [R]
+    padded = config.pad is not None
+    video = level_scores(pyramid, topk_ratio, pool_padding=padded)  # [L, B, C]
+    if not config.class_per_level:
+        video = video.mean(dim=0, keepdim=True).expand_as(video)
     levels = pyramid.levels()
-    lengths = levels[0][1].sum(dim=1)[recording]
+    snippets = (torch.ones_like(levels[0][1]) if padded else levels[0][1]).sum(dim=1)
     found = []
-    for level, (logits, _) in enumerate(levels):
+    for level, (logits, mask) in enumerate(levels):
+        own = video[level]
+        chosen = (own >= config.class_threshold).scatter(1, own.argmax(dim=1, keepdim=True), True)
+        recording, label = chosen.nonzero(as_tuple=True)  # [R]
+        lengths = snippets[recording]
         p = logits.float().sigmoid()
         actionness = 1 - p[..., -1]  # [B, T_l]
+        if padded:
+            actionness = actionness * mask
         fused = (p[..., :-1] * actionness.unsqueeze(-1))[recording, :, label]  # [R, T_l]
         cuts = [
             (config.class_thresholds, fused, None if config.contrast == "cut" else fused),
             (config.actionness_thresholds, actionness[recording], fused),
         ]
         for thresholds, curves, contrast in cuts:
-            if thresholds is not None:
+            if thresholds is None:
+                continue
+            if config.align == "start":
+                segments, scores, row = _segments_from_starts(
+                    curves, thresholds.values(), lengths, 2**level, contrast, config
+                )
+            else:
                 segments, scores, row, _ = score_segments(
                     curves,
                     curves.new_tensor(thresholds.values()),
@@ -58,14 +72,62 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
                     outer=config.outer,
                     scores=contrast,
                 )
-                found.append((segments, scores, row))
+            found.append(
+                (segments, scores + config.video_weight * own[recording, label][row], recording[row], label[row])
+            )
+    segments, scores, recording, label = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return segments, scores, recording, label
+
+
+def _segments_from_starts(
+    curves: Tensor,
+    thresholds: Sequence[float],
+    lengths: Tensor,
+    stride: int,
+    contrast: Tensor | None,
+    config: DetectConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do as `score_segments` on curves whose value j stands for time j * stride, in float64."""
+    curves = _upsample_from_starts(curves, lengths, stride, config.upsample)
+    if contrast is not None:
+        contrast = _upsample_from_starts(contrast, lengths, stride, config.upsample)
+    found = []
+    for threshold in thresholds:
+        over = curves > threshold
+        if config.drop_first_point:
+            over[:, 0] &= over[:, 1:].any(dim=1)
+        edges = F.pad(over.int(), (1, 1)).diff(dim=1)
+        row, first = (edges == 1).nonzero(as_tuple=True)
+        last = (edges == -1).nonzero(as_tuple=True)[1]  # the first point that is not over the threshold again
+        size = last - first
+        reach = config.outer * size.double()
+        low = first - reach if config.truncate_outer else first - reach.floor()
+        low = low.clamp(min=0).long()
+        high = torch.minimum((last + reach).floor().long(), lengths[row] * config.upsample)
+        total = F.pad((curves.where(over, 0.0) if contrast is None else contrast).cumsum(dim=1), (1, 0))
+        at_low, at_first, at_last, at_high = (total[row, index] for index in (low, first, last, high))
+        outside = (at_first - at_low + at_high - at_last) / (first - low + high - last).clamp(min=1)
+        scores = (at_last - at_first) / size - outside
+        found.append((torch.stack([first, last], dim=1) / config.upsample, scores, row))
     segments, scores, row = (torch.cat(parts) for parts in zip(*found, strict=True))
-    recording, label = recording[row], label[row]
-    return segments, scores + config.video_weight * video[recording, label], recording, label
+    return segments.double(), scores, row
+
+
+def _upsample_from_starts(values: Tensor, lengths: Tensor, stride: int, upsample: int) -> Tensor:
+    """Sample curves `Tensor[R, T]` at their lengths * upsample points, point p at p / (upsample * stride): float64."""
+    points = torch.arange(int(lengths.max()) * upsample, device=values.device)
+    count = (lengths + stride - 1).div(stride, rounding_mode="floor").unsqueeze(1)  # [R, 1]
+    left = torch.minimum(points.div(upsample * stride, rounding_mode="floor"), (count - 2).clamp(min=0))
+    a, b = values.gather(1, left), values.gather(1, torch.minimum(left + 1, count - 1))
+    curves = a + (b - a).double() * (points / (upsample * stride) - left)
+    return curves.where(points < lengths.unsqueeze(1) * upsample, 0.0)
 
 
 def suppress(
-    proposals: tuple[Tensor, Tensor, Tensor, Tensor], classes: int, config: NmsConfig
+    proposals: tuple[Tensor, Tensor, Tensor, Tensor],
+    classes: int,
+    config: NmsConfig,
+    snippet_sec: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run NMS on what `propose` returns, a recording and class at a time.
 
@@ -73,11 +135,17 @@ def suppress(
         proposals: segments `Tensor[M, 2]`, scores `Tensor[M]`, recordings and classes `Tensor[M]` of int64.
         classes: number of classes C.
         config: the rules of NMS.
+        snippet_sec: seconds that a snippet lasts in each recording; needed with `config.offset_sec`.
 
     Returns:
         The same for what is kept, by recording, class and falling score.
     """
     segments, scores, recording, label = proposals
+    if config.offset_sec:
+        if snippet_sec is None:
+            raise ValueError("suppress: expected snippet_sec with offset_sec")
+        seconds = segments.new_tensor(snippet_sec)
+        segments = segments * seconds[recording, None]
     segments, scores, kept = batched_nms(
         segments,
         scores,
@@ -86,8 +154,11 @@ def suppress(
         iou_threshold=config.iou,
         sigma=config.sigma,
         min_score=config.min_score,
+        offset=config.offset_sec,
         voting=config.voting,
     )
+    if config.offset_sec:
+        segments = segments / seconds[recording[kept], None]
     return segments, scores, recording[kept], label[kept]
 
 
@@ -116,11 +187,14 @@ def detect(
     parts: list[tuple[NDArray[Any], ...]] = []
     # Recordings of like length share a batch: little is padded.
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].features))
-    for first in range(0, len(order), config.batch_size):
-        members = order[first : first + config.batch_size]
-        batch = whole([recordings[i] for i in members])
+    size = config.batch_size if config.pad is None else 1
+    for first in range(0, len(order), size):
+        members = order[first : first + size]
+        length = config.pad.length(len(recordings[members[0]].features)) if config.pad else None
+        batch = whole([recordings[i] for i in members], length)
         proposals = propose(model(batch.features, batch.mask), config, topk_ratio)
-        found = suppress(proposals, len(classes), config.nms)
+        snippet_sec = [recordings[i].grid.snippet_sec for i in members]
+        found = suppress(proposals, len(classes), config.nms, snippet_sec)
         sizes = found[2].bincount(minlength=len(members)).tolist()
         for i, *own in zip(members, *(torch.split(column, sizes) for column in found), strict=True):
             segments, scores, _, label = own

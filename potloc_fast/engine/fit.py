@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,17 +27,20 @@ class WarmedAverage(AveragedModel):
     """An exponential moving average that starts as a plain one.
 
     At step n the decay is min(decay, (1 + n) / (10 + n)). With the full decay from the start, an average over fewer
-    than about 1 / (1 - decay) steps would be mostly the initialisation.
+    than about 1 / (1 - decay) steps would be mostly the initialisation. `warm=False` has it so, as the released code.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warm: bool = True) -> None:
         super().__init__(model, use_buffers=True)
-        self.decay = decay
+        self.decay, self.warm = decay, warm
+        if not warm:
+            self.n_averaged += 1  # the untrained weights, of which this is a copy, count as the first
 
     def update_parameters(self, model: nn.Module) -> None:
         """Fold in the weights of `model`."""
         step = int(self.n_averaged)
-        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warm else self.decay
+        self.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         super().update_parameters(model)
 
 
@@ -99,9 +103,19 @@ def fit(
 
     torch.manual_seed(seed)
     optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    optimizer = optimizer_type(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    if config.decay_weights_only:
+        parameters = groups[0]["params"]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    optimizer = optimizer_type(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     steps = math.ceil(len(data) / config.batch_size)
+    if config.drop_last:
+        steps = max(1, len(data) // config.batch_size)
     total, warmup = steps * config.epochs, steps * config.warmup_epochs
+    stop = total if config.stop_epoch is None else min(total, math.ceil(steps * config.stop_epoch))
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -111,7 +125,7 @@ def fit(
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    average = None if config.ema is None else WarmedAverage(model, config.ema)
+    average = None if config.ema is None else WarmedAverage(model, config.ema, config.ema_warmup)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, first, logged = folder / "checkpoint.pt", 0, ""
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
@@ -141,12 +155,23 @@ def fit(
     ):
         log.write(logged)
         step = first * steps
-        bar = progress.add_task(stage, total=total, completed=step, loss=math.nan)
+        bar = progress.add_task(stage, total=stop, completed=step, loss=math.nan)
         begin = time.perf_counter()
-        for epoch in range(first, config.epochs):
-            for batch in batches(data, config.batch_size, epoch=epoch, seed=seed):
+        for epoch in range(first, math.ceil(stop / steps)):
+            drawn = batches(
+                data,
+                config.batch_size,
+                epoch=epoch,
+                seed=seed,
+                drop_last=config.drop_last,
+                length=config.length if config.pad else None,
+            )
+            for batch in islice(drawn, stop - step):
                 pyramid = model(batch.features, batch.mask)
-                losses = total_loss(pyramid, sample_labels(batch, pyramid.level_lengths, classes, loss.radius), loss)
+                targets = sample_labels(
+                    batch, pyramid.level_lengths, classes, loss.radius, loss.positives, loss.overlap
+                )
+                losses = total_loss(pyramid, targets, loss)
                 optimizer.zero_grad(set_to_none=True)
                 losses["total"].backward()  # type: ignore[no-untyped-call]
                 norm = update(model, optimizer, config.clip, average)

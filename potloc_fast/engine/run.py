@@ -45,11 +45,15 @@ class Run:
         """Start a run: write what does not depend on training."""
         first = dataset.recordings[0]
         run = cls(Path(folder), config, dataset.classes, first.features.shape[1], first.grid)
-        write_text(run.folder / "config.yaml", dump_config(config))
-        facts = {"classes": run.classes, "features": run.features, "grid": asdict(run.grid)}
-        write_json(run.folder / "dataset.json", facts)
+        run.write()
         write_json(run.folder / "ground_truth.json", dataset.ground_truth())
         return run
+
+    def write(self) -> None:
+        """Write what `open` reads: config.yaml and dataset.json."""
+        write_text(self.folder / "config.yaml", dump_config(self.config))
+        facts = {"classes": self.classes, "features": self.features, "grid": asdict(self.grid)}
+        write_json(self.folder / "dataset.json", facts)
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:

@@ -117,11 +117,12 @@ class LocalSelfAttention(nn.Module):
         heads: number of heads H.
         window: width of the band in snippets of this level, odd.
         stride: 1, or 2 to halve the length.
+        padding_leaks: let the convolutions read what the padding holds.
     """
 
-    def __init__(self, width: int, heads: int, window: int, stride: int) -> None:
+    def __init__(self, width: int, heads: int, window: int, stride: int, padding_leaks: bool = False) -> None:
         super().__init__()
-        self.heads, self.window, self.stride = heads, window, stride
+        self.heads, self.window, self.stride, self.padding_leaks = heads, window, stride, padding_leaks
         self.convs = nn.ModuleList(DepthwiseConv(width, stride) for _ in range(3))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
@@ -129,7 +130,8 @@ class LocalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attend over `Tensor[B, T, C]` with its mask; the output is ceil(T / stride) long."""
-        x = masked(x, mask)
+        if not self.padding_leaks:
+            x = masked(x, mask)
         q, k, v = (
             projection(norm(conv(x))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for conv, norm, projection in zip(self.convs, self.norms, self.projections, strict=True)
@@ -150,15 +152,24 @@ class TransformerBlock(nn.Module):
         mlp_ratio: hidden width of the MLP over `width`.
         layer_scale: initial factor on both residual branches.
         drop_path: rate of stochastic depth.
+        padding_leaks: let convolutions and pooling read what the padding holds; it is zero behind the block.
     """
 
     def __init__(
-        self, width: int, heads: int, window: int, stride: int, mlp_ratio: int, layer_scale: float, drop_path: float
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        stride: int,
+        mlp_ratio: int,
+        layer_scale: float,
+        drop_path: float,
+        padding_leaks: bool = False,
     ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.padding_leaks = stride, padding_leaks
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.attention = LocalSelfAttention(width, heads, window, stride)
+        self.attention = LocalSelfAttention(width, heads, window, stride, padding_leaks)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
         self.branches = nn.ModuleList(DropPath(width, layer_scale, drop_path) for _ in range(2))
 
@@ -166,10 +177,12 @@ class TransformerBlock(nn.Module):
         """Transform `Tensor[B, T, C]` and its mask; both come back ceil(T / stride) long."""
         skip = x if self.stride == 1 else self._pool(x, mask)
         x = self.branches[0](skip, self.attention(self.norms[0](x), mask))
-        return self.branches[1](x, self.mlp(self.norms[1](x))), mask[:, :: self.stride]
+        x, mask = self.branches[1](x, self.mlp(self.norms[1](x))), mask[:, :: self.stride]
+        return masked(x, mask) if self.padding_leaks else x, mask
 
     def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
         # The lowest finite number, not -inf: a padded neighbourhood must not breed NaN in what is masked later.
-        x = x.masked_fill(~mask.unsqueeze(-1), torch.finfo(x.dtype).min)
+        if not self.padding_leaks:
+            x = x.masked_fill(~mask.unsqueeze(-1), torch.finfo(x.dtype).min)
         pooled = F.max_pool1d(x.transpose(1, 2), 3, self.stride, padding=1).transpose(1, 2)
         return masked(pooled, mask[:, :: self.stride])

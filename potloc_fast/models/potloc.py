@@ -20,9 +20,11 @@ class _ConvStack(nn.Module):
         self.convs = nn.ModuleList(TemporalConv(inputs if i == 0 else width, width, bias=False) for i in range(count))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, read: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(masked(x, mask))).relu_()
+            x = conv(masked(x, read))
+            # Where padding is read, it is what a convolution makes of it that is masked.
+            x = norm(x if read is mask else masked(x, mask)).relu_()
         return x
 
 
@@ -46,6 +48,7 @@ class POTLoc(nn.Module):
         drop_path: rate of stochastic depth.
         dropout: rate of dropout on the input features.
         prior: probability that the untrained classifier gives to everything.
+        padding_leaks: let convolutions and pooling read what earlier layers left in the padding.
 
     Example:
         >>> model = POTLoc(features=6, classes=3, width=8, heads=2, levels=2, window=5)
@@ -68,6 +71,7 @@ class POTLoc(nn.Module):
         drop_path: float = 0.1,
         dropout: float = 0.0,
         prior: float = 0.01,
+        padding_leaks: bool = False,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -77,12 +81,13 @@ class POTLoc(nn.Module):
         self.embedding = _ConvStack(features, width)
         strides = [1] * stem + [2] * levels
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, window, stride, mlp_ratio, layer_scale, drop_path) for stride in strides
+            TransformerBlock(width, heads, window, stride, mlp_ratio, layer_scale, drop_path, padding_leaks)
+            for stride in strides
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(levels + 1))
         self.decoder = _ConvStack(width, width)
         self.classifier = TemporalConv(width, classes + 1)
-        self.stem = stem
+        self.stem, self.padding_leaks = stem, padding_leaks
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -100,7 +105,8 @@ class POTLoc(nn.Module):
             A pyramid of `levels + 1` levels.
         """
         mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
-        x = self.embedding(self.dropout(self.standardize(features)), mask)
+        read = torch.ones_like(mask) if self.padding_leaks else mask
+        x = self.embedding(self.dropout(self.standardize(features)), mask, read)
         for block in self.blocks[: self.stem]:
             x, mask = block(x, mask)
         levels = [(x, mask)]
@@ -110,7 +116,10 @@ class POTLoc(nn.Module):
         lengths = tuple(mask.shape[1] for _, mask in levels)
         x = torch.cat([F.pad(norm(x), (0, 0, 0, 1)) for norm, (x, _) in zip(self.norms, levels, strict=True)], dim=1)
         mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)
-        logits = self.classifier(masked(self.decoder(x, mask), mask))
+        read = mask
+        if self.padding_leaks:
+            read = torch.cat([F.pad(torch.ones_like(own), (0, 1)) for _, own in levels], dim=1)
+        logits = self.classifier(masked(self.decoder(x, mask, read), read))
         return Pyramid(
             torch.cat([part[:, :-1] for part in logits.split([length + 1 for length in lengths], dim=1)], dim=1),
             torch.cat([mask for _, mask in levels], dim=1),
