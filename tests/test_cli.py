@@ -354,7 +354,6 @@ RGB = "features/test/rgb/v3.npy"
         (lambda root: (root / "point_labels.csv").write_text("class,video_id,point\n"), "lacp: expected point labels"),
         (lambda root: truncate(root / "gt.json"), "gt.json: expected JSON, but line 1"),
         (lambda root: replace(root / "gt.json", '"9.5"', '"soon"'), "got something else at v1"),
-        (lambda root: (root / "split_test.txt").write_text(""), "lacp: expected a subset among train, got 'test'"),
         (lambda root: shutil.rmtree(root), "lacp: expected the folder or archive of a data set, found none"),
     ],
 )

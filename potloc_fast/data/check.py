@@ -119,6 +119,9 @@ def check(found: Listing | Dataset, config: Config) -> Report:
         faults += training_faults(trained, config.evaluate.subset)
 
     warnings = list(_surplus_files(items))
+    if listed.only_trains and config.evaluate.subset != "train":
+        message = f"{found.name}: all recordings are there to train on, so that nothing will be detected in"
+        warnings.append(Finding("no recordings to test in", message))
     warnings += _feature_warnings(read, config.data.standardize)
     warnings += _length_warnings(items, read)
     if any(recording.points for recording in drawn.recordings if recording.subset == "train"):

@@ -124,6 +124,11 @@ class Dataset:
             raise InputError(f"{self.name}: expected a subset among {', '.join(known)}, got {name!r}")
         return found
 
+    @property
+    def only_trains(self) -> bool:
+        """Whether all recordings are there to train on, none to test in."""
+        return {recording.subset for recording in self.recordings} == {"train"}
+
     def feature_stats(self, subset: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of each channel over all snippets of a subset, accumulated in float64.
 
@@ -331,9 +336,10 @@ def training_faults(dataset: Dataset, tested: str | None) -> Iterator[Finding]:
 
     Args:
         dataset: recordings with the points that are to be trained on.
-        tested: the subset that is to be detected in; None where none is.
+        tested: the subset that is to be detected in; None where none is. Where all recordings are there to train on,
+            it is no fault that there is no such subset.
     """
-    for name in ("train", tested):
+    for name in ("train", None if dataset.only_trains else tested):
         if name is not None:
             try:
                 dataset.subset(name)

@@ -68,7 +68,7 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     - "potloc" trains the POTLoc model on them, or on what `supervision` names instead; of several `rounds` each but the
       last writes proposals and pseudo-labels for the next (round_1/ and so on);
     - "detect" detects with both models in the subset `evaluate.subset` and writes what each scores
-      (base/evaluation.json, potloc/evaluation.json).
+      (base/evaluation.json, potloc/evaluation.json); it is left out where all recordings are there to train on.
 
     A step reads what earlier ones wrote, so that any can be run alone, also from files put there by hand.
 
@@ -95,11 +95,15 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     for fault in training_faults(dataset, config.evaluate.subset if "detect" in steps else None):
         raise InputError(fault.message)
     recordings = dataset.subset("train")
+    notes = list(dataset.notes)
+    if "detect" in steps and dataset.only_trains and config.evaluate.subset != "train":
+        steps = [step for step in steps if step != "detect"]
+        notes.append(f"{dataset.name}: all recordings are there to train on, so that nothing is detected in")
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps, config)
     if resume:
         _check_same_config(Path(run_dir), config)
-    for note in dataset.notes:
+    for note in notes:
         print(note, file=sys.stderr)
     run = Run.create(run_dir, config, dataset)
     if "base" in steps:

@@ -153,7 +153,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, int
         ("data.points=centre",),
         {"no points": 1},
     ),
-    "no test": (lambda r: (r / "split_test.txt").write_text(""), (), {"missing subsets": 1}),
     "no train": (
         lambda r: [
             (r / "split_train.txt").write_text(""),
@@ -185,6 +184,7 @@ def test_what_is_a_fault_is_refused_by_training(root: Path, tmp_path: Path, name
 
 
 WARNINGS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, int]]] = {
+    "no test": (lambda r: (r / "split_test.txt").write_text(""), (), {"no recordings to test in": 1}),
     "nothing": (lambda r: None, (), {}),
     "surplus": (
         lambda r: [np.save(npy(r, name), np.zeros(3)) for name in ("v6", "v7", ".v1")],
@@ -241,7 +241,7 @@ def test_training_starts_where_there_are_warnings_alone(root: Path, tmp_path: Pa
     assert report.faults == ()
     assert kinds(report.warnings) == expected
     run = train(load_config("thumos14", [f"data.root={root}", *TINY, *overrides]), tmp_path / "run")
-    assert (run.folder / "potloc" / "detections.json").is_file()
+    assert (run.folder / "potloc" / "detections.json").is_file() == ("no recordings to test in" not in expected)
 
 
 def test_the_sentences(root: Path) -> None:
