@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from potloc_fast.boundaries import BoundaryTargets, diou_loss
 from potloc_fast.config.schema import LossConfig
 from potloc_fast.data.dataset import Batch
 from potloc_fast.models.pyramid import Pyramid
@@ -160,16 +161,21 @@ def mil_loss(scores: Tensor, video: Tensor) -> Tensor:
     return F.binary_cross_entropy(scores, video, reduction="none").sum(dim=1).mean()
 
 
-def total_loss(pyramid: Pyramid, targets: Targets, config: LossConfig) -> dict[str, Tensor]:
+def total_loss(
+    pyramid: Pyramid, targets: Targets, config: LossConfig, boundaries: BoundaryTargets | None = None
+) -> dict[str, Tensor]:
     """L_Total = lambda_MIL L_MIL + lambda_Act L_Act + lambda_BG L_BG, starred where there are levels.
+
+    With a boundary head its DIoU loss, averaged over the snippets that learn, is added.
 
     Args:
         pyramid: a model's output.
         targets: labels on the same levels.
         config: how to form and weigh the losses.
+        boundaries: what the model's boundary head learns, if it has one.
 
     Returns:
-        Scalars `total`, `mil`, `act`, `bg`; only `total` is weighed.
+        Scalars `total`, `mil`, `act`, `bg`, with a boundary head also `boundary`; only `total` is weighed.
     """
     logits = pyramid.logits.float()
     action = targets.positive if config.gaps == "positives" else targets.action
@@ -187,11 +193,16 @@ def total_loss(pyramid: Pyramid, targets: Targets, config: LossConfig) -> dict[s
         mil = mil / targets.video.shape[1]
     rows = (logits, targets.classes, targets.positive, seeds)
     if config.average == "recordings":
-        losses = [_snippet_losses(config, *recording) for recording in zip(*rows, strict=True)]
-        act, bg = (torch.stack(values).mean() for values in zip(*losses, strict=True))
+        own = [_snippet_losses(config, *recording) for recording in zip(*rows, strict=True)]
+        act, bg = (torch.stack(values).mean() for values in zip(*own, strict=True))
     else:
         act, bg = _snippet_losses(config, *(tensor.flatten(0, 1) for tensor in rows))
-    return {"total": config.mil * mil + config.act * act + config.bg * bg, "mil": mil, "act": act, "bg": bg}
+    losses = {"total": config.mil * mil + config.act * act + config.bg * bg, "mil": mil, "act": act, "bg": bg}
+    if pyramid.distances is not None and boundaries is not None:
+        errors = diou_loss(pyramid.distances, boundaries.distances) * boundaries.positive
+        losses["boundary"] = errors.sum() / boundaries.positive.sum().clamp(min=1)
+        losses["total"] = losses["total"] + config.boundary * losses["boundary"]
+    return losses
 
 
 def _snippet_losses(

@@ -30,8 +30,8 @@ def test_presets_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> Non
 
 
 def test_preset_names() -> None:
-    names = ["activitynet12", "activitynet13", "beoid", "gtea", "hapt", "synthetic", "thumos14", "thumos14_released"]
-    assert preset_names() == names
+    video = ["activitynet12", "activitynet13", "beoid", "gtea", "thumos14", "thumos14_released"]
+    assert preset_names() == sorted([*video, "hapt", "hapt_boundaries", "synthetic"])
 
 
 def test_thumos14_has_the_papers_values() -> None:
@@ -185,7 +185,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
-    presets = "activitynet12, activitynet13, beoid, gtea, hapt, synthetic, thumos14, thumos14_released"
+    presets = "activitynet12, activitynet13, beoid, gtea, hapt, hapt_boundaries, synthetic, thumos14, thumos14_released"
     assert refusal("thumos") == f"thumos: expected a YAML file or one of the presets {presets}, did you mean thumos14?"
     assert refusal("zzz") == f"zzz: expected a YAML file or one of the presets {presets}"
     assert refusal(write(tmp_path, "preset: zzz\n")) == f"zzz: expected a YAML file or one of the presets {presets}"
@@ -203,9 +203,21 @@ def test_parse_config_names_its_source() -> None:
         ("model.width=9", "key model: expected a width that is a multiple of heads"),
         ("train={sampling: linear, length: null}", "key train: expected a length to interpolate to"),
         ("detect={class_thresholds: null, actionness_thresholds: null}", "key detect: expected class_thresholds or"),
+        (
+            "detect.proposals=boundaries",
+            "key detect: expected model.boundary_head: true where proposals are boundaries",
+        ),
+        ("base.detect.proposals=boundaries", "key base: expected detect.proposals: thresholds, as the base model has"),
         ("loss.topk_ratio=0.5", "key loss.topk_ratio: expected greater than or equal to 1"),
     ],
 )
 def test_values_that_exclude_each_other(override: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         load_config("hapt", [override])
+
+
+def test_the_finest_level_is_one_of_the_models() -> None:
+    own = ["model.levels=2", "detect.finest_level=2"]
+    assert load_config("hapt_boundaries", own).detect.finest_level == 2
+    with pytest.raises(InputError, match=r"key detect: expected a finest_level of at most model\.levels, 2, got"):
+        load_config("hapt_boundaries", ["model.levels=2", "detect.finest_level=3"])

@@ -32,6 +32,10 @@ def potloc(**options: float) -> POTLoc:
     )
 
 
+def with_boundaries(**options: float) -> POTLoc:
+    return potloc(boundary_head=True, **options)
+
+
 def expected_lengths(t: int, levels: int) -> tuple[int, ...]:
     return tuple(-(-t // 2**level) for level in range(levels + 1))
 
@@ -74,6 +78,9 @@ def assert_padding_changes_nothing(model: nn.Module, lengths: list[int], padded:
                 torch.testing.assert_close(logits[row, :length], want[0], rtol=0, atol=1e-5)
                 assert valid[row, :length].all()
                 assert not valid[row, length:].any()
+            if together.distances is not None and alone.distances is not None:
+                mask_of_row = together.mask[row]
+                torch.testing.assert_close(together.distances[row, mask_of_row], alone.distances[0], rtol=1e-5, atol=0)
     assert together.logits.isfinite().all()
 
 
@@ -84,7 +91,8 @@ def test_a_padded_recording_scores_as_alone_in_the_base_model() -> None:
 @pytest.mark.parametrize("levels", [0, 1, 3, 5])
 @pytest.mark.parametrize("window", [1, 5, 41])
 def test_a_padded_recording_scores_as_alone(levels: int, window: int) -> None:
-    assert_padding_changes_nothing(potloc(levels=levels, window=window), [1, 2, 7, 8, 9, 19, 20], 29)
+    model = potloc(levels=levels, window=window, boundary_head=True)
+    assert_padding_changes_nothing(model, [1, 2, 7, 8, 9, 19, 20], 29)
 
 
 @settings(deadline=None, max_examples=15)
@@ -93,7 +101,7 @@ def test_a_padded_recording_scores_as_alone_anywhere(lengths: list[int], extra: 
     assert_padding_changes_nothing(potloc(levels=3, stem=stem), lengths, max(lengths) + extra)
 
 
-@pytest.mark.parametrize("make", [base, potloc])
+@pytest.mark.parametrize("make", [base, potloc, with_boundaries])
 def test_a_recording_without_snippets_breeds_no_nan(make: type[nn.Module]) -> None:
     mask = torch.tensor([[True] * 9, [False] * 9])
     features = normal(2, 9, FEATURES).requires_grad_()
@@ -116,11 +124,12 @@ def test_a_score_sees_as_far_as_it_should() -> None:
     assert (seen.min(), seen.max()) == (20 - reach, 20 + reach)
 
 
-@pytest.mark.parametrize("make", [base, potloc])
+@pytest.mark.parametrize("make", [base, potloc, with_boundaries])
 def test_every_parameter_learns(make: type[nn.Module]) -> None:
     model = make(dropout=0.0).train()
-    logits = model(normal(3, 20, FEATURES), torch.arange(20) < torch.tensor([[20], [13], [6]])).logits
-    (logits * normal(*logits.shape, seed=1)).sum().backward()
+    pyramid = model(normal(3, 20, FEATURES), torch.arange(20) < torch.tensor([[20], [13], [6]]))
+    outputs = [pyramid.logits] if pyramid.distances is None else [pyramid.logits, pyramid.distances]
+    sum((output * normal(*output.shape, seed=1)).sum() for output in outputs).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -154,6 +163,37 @@ def test_the_levels_share_the_decoder() -> None:
     ]
     assert sizes[0] == sizes[1]
     assert len(potloc(levels=4, stem=2).blocks) == 6
+
+
+def test_the_boundary_head_changes_nothing_else() -> None:
+    features = normal(2, 19, FEATURES)
+    plain, headed = potloc().eval(), with_boundaries().eval()
+    assert not any(name.startswith("boundar") for name in plain.state_dict())
+    shared = {name: value for name, value in headed.state_dict().items() if not name.startswith("boundar")}
+    assert shared.keys() == plain.state_dict().keys()
+    assert all(torch.equal(value, shared[name]) for name, value in plain.state_dict().items())
+    without, with_them = plain(features), headed(features)
+    assert without.distances is None
+    assert torch.equal(with_them.logits, without.logits)
+
+
+def test_distances_are_positive_and_in_snippets_of_level_0() -> None:
+    model = with_boundaries(levels=2).eval()
+    assert model.boundaries is not None
+    assert model.boundaries.bias is not None
+    assert (model(normal(2, 19, FEATURES)).distances > 0).all()
+    nn.init.zeros_(model.boundaries.weight)
+    with torch.no_grad():
+        model.boundaries.bias.copy_(torch.tensor([1.0, 4.0]).log())
+    distances = model(normal(1, 8, FEATURES)).distances[0]
+    torch.testing.assert_close(
+        distances[[0, 7, 8, 11, 12, 13]], torch.tensor([[1.0, 4.0]]) * torch.tensor([[1], [1], [2], [2], [4], [4]])
+    )
+    with torch.no_grad():
+        model.boundaries.bias.copy_(torch.tensor([-1e4, 1e4]))
+    distances = model(normal(1, 8, FEATURES)).distances
+    assert (distances > 0).all()
+    assert distances.isfinite().all()
 
 
 def test_the_untrained_classifier_gives_its_prior() -> None:
@@ -222,13 +262,15 @@ def test_depthwise_conv_is_a_convolution(t: int, stride: int) -> None:
     torch.testing.assert_close(conv(x), want)
 
 
-@pytest.mark.parametrize("make", [base, potloc])
+@pytest.mark.parametrize("make", [base, potloc, with_boundaries])
 def test_autocast_and_compilation(make: type[nn.Module]) -> None:
     model, features = make().eval(), normal(2, 9, FEATURES)
     want = model(features).logits
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(features).logits, want)
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(features).logits
+        pyramid = model(features)
+    half = pyramid.logits
+    assert pyramid.distances is None or pyramid.distances.dtype == torch.float32
     torch.testing.assert_close(half.float(), want, rtol=0.05, atol=0.05)
     half.float().square().mean().backward()
     assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in model.parameters())

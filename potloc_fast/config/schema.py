@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -110,6 +111,8 @@ class ModelConfig(Section):
     """Rate of dropout on the input features."""
     padding_leaks: bool = False
     """Let convolutions and pooling read what earlier layers left in the padding, as the released code does."""
+    boundary_head: bool = False
+    """Beside the classifier, regress the distances from every snippet to its action's start and end."""
 
     @field_validator("window")
     @classmethod
@@ -163,6 +166,8 @@ class LossConfig(Section):
     """Average L_MIL over the classes, as the released code does, instead of adding them up."""
     pool_padding: bool = False
     """Count padding as snippets that score 0 where L_MIL pools, as the released code does: K grows with it."""
+    boundary: NonNegativeFloat = 1.0
+    """Weight of the boundary head's DIoU loss, where there is such a head."""
 
 
 class TrainConfig(Section):
@@ -280,6 +285,10 @@ class DetectConfig(Section):
     """Find nothing where the first point alone is over a threshold, as LACP and the released code; `align: start`."""
     pad: Padding | None = None
     """Pad recordings as the released code does, one in a batch; padding then scores 0 in curves and counts for K."""
+    proposals: Literal["thresholds", "boundaries"] = "thresholds"
+    """What proposals come from: the thresholds above, or the boundary head."""
+    finest_level: Annotated[int, Field(ge=0)] = 0
+    """Finest level whose snippets make proposals of the boundary head: the fine ones see little of a long action."""
     nms: NmsConfig = NmsConfig()
     batch_size: PositiveInt = 8
     """Recordings in one pass of the model."""
@@ -349,3 +358,21 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     detect: DetectConfig = DetectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("base")
+    @classmethod
+    def _base_has_no_boundary_head(cls, base: BaseStage) -> BaseStage:
+        if base.detect.proposals == "boundaries":
+            raise ValueError("expected detect.proposals: thresholds, as the base model has no boundary head")
+        return base
+
+    @field_validator("detect")
+    @classmethod
+    def _proposals_can_be_made(cls, detect: DetectConfig, info: ValidationInfo) -> DetectConfig:
+        model = info.data.get("model")
+        if detect.proposals == "boundaries" and model is not None:
+            if not model.boundary_head:
+                raise ValueError("expected model.boundary_head: true where proposals are boundaries")
+            if detect.finest_level > model.levels:
+                raise ValueError(f"expected a finest_level of at most model.levels, {model.levels}")
+        return detect

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from potloc_fast.boundaries import segments_of
 from potloc_fast.config.schema import DetectConfig, NmsConfig
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.recording import Recording
@@ -21,10 +22,11 @@ from potloc_fast.ops import batched_nms, score_segments
 
 
 def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turn scores into proposals: classes, then segments of their curves over thresholds.
+    """Turn scores into proposals: classes, then segments of their curves over thresholds, or of a boundary head.
 
     The curves of every level are cut at every threshold; what is consecutive becomes a proposal with its
-    outer-inner-contrast score. Proposals of all levels and thresholds are pooled.
+    outer-inner-contrast score. Proposals of all levels and thresholds are pooled. With a boundary head, every snippet
+    makes a proposal instead, whose score is the snippet's fused one.
 
     Args:
         pyramid: scores of B recordings.
@@ -40,8 +42,16 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
         video = video.mean(dim=0, keepdim=True).expand_as(video)
     levels = pyramid.levels()
     snippets = (torch.ones_like(levels[0][1]) if padded else levels[0][1]).sum(dim=1)
+    regressed = None
+    if config.proposals == "boundaries":
+        assert pyramid.distances is not None
+        regressed = torch.split(
+            segments_of(pyramid.distances, pyramid.level_lengths, snippets), list(pyramid.level_lengths), dim=1
+        )
     found = []
     for level, (logits, mask) in enumerate(levels):
+        if regressed is not None and level < config.finest_level:
+            continue
         own = video[level]
         chosen = (own >= config.class_threshold).scatter(1, own.argmax(dim=1, keepdim=True), True)
         recording, label = chosen.nonzero(as_tuple=True)  # [R]
@@ -51,32 +61,43 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
         if padded:
             actionness = actionness * mask
         fused = (p[..., :-1] * actionness.unsqueeze(-1))[recording, :, label]  # [R, T_l]
-        cuts = [
-            (config.class_thresholds, fused, None if config.contrast == "cut" else fused),
-            (config.actionness_thresholds, actionness[recording], fused),
-        ]
-        for thresholds, curves, contrast in cuts:
-            if thresholds is None:
-                continue
-            if config.align == "start":
-                segments, scores, row = _segments_from_starts(
-                    curves, thresholds.values(), lengths, 2**level, contrast, config
-                )
-            else:
-                segments, scores, row, _ = score_segments(
-                    curves,
-                    curves.new_tensor(thresholds.values()),
-                    lengths=lengths,
-                    stride=2**level,
-                    upsample=config.upsample,
-                    outer=config.outer,
-                    scores=contrast,
-                )
-            found.append(
-                (segments, scores + config.video_weight * own[recording, label][row], recording[row], label[row])
-            )
+        if regressed is None:
+            made = _cut(fused, actionness[recording], lengths, level, config)
+        else:
+            row, snippet = ((fused >= config.nms.min_score) & mask[recording]).nonzero(as_tuple=True)
+            made = [(regressed[level][recording[row], snippet], fused[row, snippet], row)]
+        for segments, scores, row in made:
+            scores = scores + config.video_weight * own[recording, label][row]
+            found.append((segments, scores, recording[row], label[row]))
     segments, scores, recording, label = (torch.cat(parts) for parts in zip(*found, strict=True))
     return segments, scores, recording, label
+
+
+def _cut(
+    fused: Tensor, actionness: Tensor, lengths: Tensor, level: int, config: DetectConfig
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Segments, scores and rows of curves `[R, T_l]` of a level over the configured thresholds."""
+    made = []
+    for thresholds, curves, contrast in (
+        (config.class_thresholds, fused, None if config.contrast == "cut" else fused),
+        (config.actionness_thresholds, actionness, fused),
+    ):
+        if thresholds is None:
+            continue
+        if config.align == "start":
+            made.append(_segments_from_starts(curves, thresholds.values(), lengths, 2**level, contrast, config))
+        else:
+            segments, scores, row, _ = score_segments(
+                curves,
+                curves.new_tensor(thresholds.values()),
+                lengths=lengths,
+                stride=2**level,
+                upsample=config.upsample,
+                outer=config.outer,
+                scores=contrast,
+            )
+            made.append((segments, scores, row))
+    return made
 
 
 def _segments_from_starts(

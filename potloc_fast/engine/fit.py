@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from potloc_fast.boundaries import boundary_targets
 from potloc_fast.config.schema import LossConfig, TrainConfig
 from potloc_fast.data.dataset import TrainingSet, batches
 from potloc_fast.errors import InputError
@@ -168,10 +169,10 @@ def fit(
             )
             for batch in islice(drawn, stop - step):
                 pyramid = model(batch.features, batch.mask)
-                targets = sample_labels(
-                    batch, pyramid.level_lengths, classes, loss.radius, loss.positives, loss.overlap
-                )
-                losses = total_loss(pyramid, targets, loss)
+                lengths = pyramid.level_lengths
+                targets = sample_labels(batch, lengths, classes, loss.radius, loss.positives, loss.overlap)
+                boundaries = None if pyramid.distances is None else boundary_targets(batch, lengths, loss.radius)
+                losses = total_loss(pyramid, targets, loss, boundaries)
                 optimizer.zero_grad(set_to_none=True)
                 losses["total"].backward()  # type: ignore[no-untyped-call]
                 norm = update(model, optimizer, config.clip, average)

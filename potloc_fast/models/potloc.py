@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from potloc_fast.models.layers import Standardize, TemporalConv, TransformerBlock, masked
 from potloc_fast.models.pyramid import Pyramid
 
+LARGEST_EXPONENT = 8.0  # of a distance: beyond any action, and far from what exp makes infinite or zero
+
 
 class _ConvStack(nn.Module):
     """Convolutions, each followed by layer normalization and ReLU."""
@@ -49,6 +51,7 @@ class POTLoc(nn.Module):
         dropout: rate of dropout on the input features.
         prior: probability that the untrained classifier gives to everything.
         padding_leaks: let convolutions and pooling read what earlier layers left in the padding.
+        boundary_head: beside the classifier, say how far from each snippet its action starts and ends.
 
     Example:
         >>> model = POTLoc(features=6, classes=3, width=8, heads=2, levels=2, window=5)
@@ -72,6 +75,7 @@ class POTLoc(nn.Module):
         dropout: float = 0.0,
         prior: float = 0.01,
         padding_leaks: bool = False,
+        boundary_head: bool = False,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -93,6 +97,8 @@ class POTLoc(nn.Module):
                 nn.init.zeros_(module.bias)
         assert self.classifier.bias is not None
         nn.init.constant_(self.classifier.bias, -math.log((1 - prior) / prior))
+        self.boundary_decoder = _ConvStack(width, width) if boundary_head else None
+        self.boundaries = TemporalConv(width, 2) if boundary_head else None
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Pyramid:
         """Score the snippets of all levels.
@@ -114,14 +120,25 @@ class POTLoc(nn.Module):
             levels.append(block(*levels[-1]))
         # The levels are decoded as one sequence, with an empty snippet between each two.
         lengths = tuple(mask.shape[1] for _, mask in levels)
+
+        def split(decoded: Tensor) -> list[Tensor]:
+            return [part[:, :-1] for part in torch.split(decoded, [length + 1 for length in lengths], dim=1)]
+
         x = torch.cat([F.pad(norm(x), (0, 0, 0, 1)) for norm, (x, _) in zip(self.norms, levels, strict=True)], dim=1)
         mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)
         read = mask
         if self.padding_leaks:
             read = torch.cat([F.pad(torch.ones_like(own), (0, 1)) for _, own in levels], dim=1)
         logits = self.classifier(masked(self.decoder(x, mask, read), read))
+        distances = None
+        if self.boundary_decoder is not None and self.boundaries is not None:
+            # Exponents, as in FCOS: an error changes a distance by a factor, which is what the IoU punishes.
+            exponents = self.boundaries(masked(self.boundary_decoder(x, mask, read), read)).float()
+            exponents = exponents.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+            distances = [2.0**level * part.exp() for level, part in enumerate(split(exponents))]
         return Pyramid(
-            torch.cat([part[:, :-1] for part in logits.split([length + 1 for length in lengths], dim=1)], dim=1),
+            torch.cat(split(logits), dim=1),
             torch.cat([mask for _, mask in levels], dim=1),
             lengths,
+            None if distances is None else torch.cat(distances, dim=1),
         )

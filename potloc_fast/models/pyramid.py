@@ -19,11 +19,14 @@ class Pyramid:
         logits: `Tensor[B, T, C + 1]`, T the sum of the levels' lengths; the last channel is the background.
         mask: `Tensor[B, T]` of bool, True where a snippet is real.
         level_lengths: the length of each level, T_l = ceil(T_0 / 2**l).
+        distances: `Tensor[B, T, 2]`, what a boundary head says: from each snippet back to the start of the action that
+            it lies in and on to its end, positive, in snippets of level 0.
     """
 
     logits: Tensor
     mask: Tensor
     level_lengths: tuple[int, ...]
+    distances: Tensor | None = None
 
     def levels(self) -> list[tuple[Tensor, Tensor]]:
         """The logits and the mask of each level."""
