@@ -68,7 +68,7 @@ def ablate(
         str,
         typer.Argument(
             help="supervision (Table 2 of the paper), levels (Table 3), window, radius, gamma, points, kept-points, "
-            "algorithm or rounds."
+            "algorithm, rounds or extensions."
         ),
     ],
     config: Annotated[str, typer.Argument(help="A preset or a YAML file.")],

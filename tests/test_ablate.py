@@ -54,10 +54,23 @@ def test_table_3_goes_from_0_to_5_levels() -> None:
     assert [arm.changes for arm in arms_of("levels", tiny())] == [{"model": {"levels": n}} for n in range(6)]
 
 
+def test_extensions_are_taken_away_from_a_model_that_has_them() -> None:
+    config = load_config("hapt_boundaries")
+    first, *_, last = arms_of("extensions", config)
+    plain = Config.model_validate(merge(config.model_dump(mode="json"), first.changes))
+    without = load_config("hapt", ["model.levels=4", "detect.finest_level=1"])
+    assert plain == without
+    whole = Config.model_validate(merge(config.model_dump(mode="json"), last.changes))
+    assert (whole.model, whole.detect, whole.rounds) == (config.model, config.detect, 2)
+    with pytest.raises(InputError, match=r"^extensions: expected a configuration with model\.boundary_head"):
+        arms_of("extensions", tiny())
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_arm_is_a_configuration_of_its_own(study: str) -> None:
-    arms = arms_of(study, tiny())
-    changed = [merge(tiny().model_dump(mode="json"), arm.changes) for arm in arms]
+    config = load_config("hapt_boundaries") if study == "extensions" else tiny()
+    arms = arms_of(study, config)
+    changed = [merge(config.model_dump(mode="json"), arm.changes) for arm in arms]
     assert len({Config.model_validate(values).model_dump_json() for values in changed}) == len(arms)
     assert len({arm.folder for arm in arms}) == len(arms)
 

@@ -9,7 +9,7 @@ import itertools
 import multiprocessing
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from potloc_fast.config import Config, dump_config, parse_config
 from potloc_fast.config.load import merge
+from potloc_fast.config.schema import NmsConfig
 from potloc_fast.errors import InputError
 from potloc_fast.files import atomic, read_json, write_text
 
@@ -61,6 +62,27 @@ def _supervision(config: Config) -> list[Arm]:
     return arms
 
 
+def _extensions(config: Config) -> list[Arm]:
+    """What goes past the paper, one step after the other, from the configuration of a model with a boundary head."""
+    if not config.model.boundary_head:
+        raise InputError("extensions: expected a configuration with model.boundary_head, such as hapt_boundaries")
+    nms = NmsConfig().model_dump(include={"sigma", "voting"})  # the configured ones are the boundary head's
+    none = {"model": {"boundary_head": False}, "detect": {"proposals": "thresholds", "nms": nms}}
+    return [
+        Arm(
+            {"boundary head": "yes" if head else "no", "pseudo-labels": variant, "rounds": str(rounds)},
+            {**({} if head else none), "pseudo_labels": {"variant": variant}, "rounds": rounds},
+        )
+        for head, variant, rounds in (
+            (False, "released", 1),
+            (False, "fused", 1),
+            (True, "released", 1),
+            (True, "fused", 1),
+            (True, "fused", 2),
+        )
+    ]
+
+
 def _one_key(column: str, path: str, values: Sequence[Any]) -> list[Arm]:
     """An arm for each value of one key."""
     arms = []
@@ -80,11 +102,12 @@ def arms_of(study: str, config: Config) -> list[Arm]:
     """
     if study not in STUDIES:
         raise InputError(f"{study}: expected a study among {', '.join(STUDIES)}")
-    if study == "supervision":
-        return _supervision(config)
+    if study in _OWN:
+        return _OWN[study](config)
     return _one_key(study, *_KEYS[study])
 
 
+_OWN: dict[str, Callable[[Config], list[Arm]]] = {"supervision": _supervision, "extensions": _extensions}
 _KEYS: dict[str, tuple[str, Sequence[Any]]] = {
     "levels": ("model.levels", (0, 1, 2, 3, 4, 5)),
     "window": ("model.window", (3, 7, 13, 19, 31)),
@@ -105,6 +128,7 @@ STUDIES: dict[str, str] = {
     "kept-points": "share of the points that is kept",
     "algorithm": "variant of Algorithm 1",
     "rounds": "rounds of self-training",
+    "extensions": "what goes past the paper: boundary head, fused pseudo-labels, self-training",
 }
 
 
