@@ -31,7 +31,13 @@ def test_presets_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> Non
 
 def test_preset_names() -> None:
     video = ["activitynet12", "activitynet13", "beoid", "gtea", "thumos14", "thumos14_released"]
-    assert preset_names() == sorted([*video, "hapt", "hapt_boundaries", "synthetic"])
+    assert preset_names() == sorted([*video, "hapt", "hapt_boundaries", "own", "synthetic"])
+
+
+def test_own_recordings_are_read_from_any_layout_with_their_points() -> None:
+    own, hapt = load_config("own", ["data.root=x"]), load_config("hapt", ["data.root=x"])
+    assert (own.data.layout, own.data.points, own.data.standardize) == ("auto", "file", True)
+    assert own.model_copy(update={"data": hapt.data}) == hapt
 
 
 def test_thumos14_has_the_papers_values() -> None:
