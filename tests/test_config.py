@@ -191,7 +191,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
-    presets = "activitynet12, activitynet13, beoid, gtea, hapt, hapt_boundaries, synthetic, thumos14, thumos14_released"
+    presets = ", ".join(preset_names())
     assert refusal("thumos") == f"thumos: expected a YAML file or one of the presets {presets}, did you mean thumos14?"
     assert refusal("zzz") == f"zzz: expected a YAML file or one of the presets {presets}"
     assert refusal(write(tmp_path, "preset: zzz\n")) == f"zzz: expected a YAML file or one of the presets {presets}"
