@@ -112,6 +112,9 @@ def predict(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="JSON to write; a picture of each recording goes beside it.")
     ] = Path("detections.json"),
+    snippet_sec: Annotated[
+        float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
+    ] = None,
 ) -> None:
     """Detect actions in recordings: a table, a JSON file in the ActivityNet form, and a picture of each recording."""
     from potloc_fast.engine.predict import predict, read_recordings, score_curves
@@ -120,7 +123,7 @@ def predict(
     from potloc_fast.plots import plot_recording
 
     run = Run.open(run_dir)
-    recordings = read_recordings(run, files)
+    recordings = read_recordings(run, files, snippet_sec)
     detections = predict(run, recordings)
     write_detections(output, detections)
     for index, recording in enumerate(recordings):

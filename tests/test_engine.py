@@ -387,3 +387,22 @@ def test_what_a_supervision_needs_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"proposals\.json: expected what the step base writes"):
         potloc_fast.train(tiny("supervision=proposals"), tmp_path, ["potloc"])
     potloc_fast.train(tiny("supervision=points"), tmp_path / "points", ["potloc"])
+
+
+def test_the_length_of_a_snippet_can_be_said(run: Run, tested: tuple[Recording, ...], tmp_path: Path) -> None:
+    features = {"x": np.asarray(tested[0].features)}
+    usual, slow = potloc_fast.predict(run, features), potloc_fast.predict(run, features, snippet_sec=1.28)
+    np.testing.assert_allclose(slow.start_sec, 2 * usual.start_sec)
+    np.testing.assert_allclose(slow.end_sec, 2 * usual.end_sec)
+    # Where recordings differ, none is the usual one.
+    dataset = load_dataset(run.config)
+    first, *others = dataset.recordings
+    mixed = replace(dataset, recordings=(replace(first, grid=replace(first.grid, fps=30)), *others))
+    shutil.copytree(run.folder / "potloc", tmp_path / "potloc")
+    assert Run.create(tmp_path, run.config, mixed).grid is None
+    with pytest.raises(InputError, match=r"^x: expected how long a snippet lasts \(--snippet-sec\), which differs"):
+        potloc_fast.predict(tmp_path, features)
+    same = potloc_fast.predict(tmp_path, features, snippet_sec=0.64)
+    np.testing.assert_array_equal(same.start_sec, usual.start_sec)
+    with pytest.raises(InputError, match=r"^snippet_sec: expected seconds over 0, got 0$"):
+        potloc_fast.predict(tmp_path, features, snippet_sec=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potloc_fast.data import Dataset, Recording, load_features, validate
+from potloc_fast.data import Dataset, Grid, Recording, load_features, validate
 from potloc_fast.data.dataset import whole
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.run import Run
@@ -20,7 +21,10 @@ from potloc_fast.evaluation import Segments
 
 
 def predict(
-    run: Run | str | Path, recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor]
+    run: Run | str | Path,
+    recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor],
+    *,
+    snippet_sec: float | None = None,
 ) -> Segments:
     """Detect actions with the POTLoc model of a run.
 
@@ -28,33 +32,49 @@ def predict(
         run: a run, or its folder.
         recordings: recordings; or paths of .npy files with features `[T, F]`, each named by its stem; or a mapping
             from names to features.
+        snippet_sec: how long a snippet of files and mappings lasts, in seconds; by default as in training, if it was
+            the same in all recordings there.
 
     Returns:
         Detections in seconds. `.to_results()` gives them in the ActivityNet form.
 
     Raises:
-        InputError: the run has no trained model, or features can't be used.
+        InputError: the run has no trained model, features can't be used, or it is not known how long a snippet lasts.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     model = run.load("potloc")
-    found = read_recordings(run, recordings)
+    found = read_recordings(run, recordings, snippet_sec)
     return detect(model, found, run.classes, run.config.detect, run.config.loss.topk_ratio)
 
 
 def read_recordings(
-    run: Run, recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor]
+    run: Run,
+    recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor],
+    snippet_sec: float | None = None,
 ) -> tuple[Recording, ...]:
-    """Take what `predict` takes as checked recordings on the grid of a run."""
+    """Take what `predict` takes as checked recordings."""
+    if snippet_sec is not None and not 0 < snippet_sec < math.inf:
+        raise InputError(f"snippet_sec: expected seconds over 0, got {snippet_sec:g}")
+    known = run.grid if snippet_sec is None else Grid(fps=1 / snippet_sec, window=1, stride=1)
+
+    def grid(name: str) -> Grid:
+        if known is None:
+            raise InputError(
+                f"{name}: expected how long a snippet lasts (--snippet-sec), which differs between the recordings "
+                f"that {run.folder} was trained on, got none"
+            )
+        return known
+
     found: dict[str, Recording] = {}  # by what names each in an error: the path where there is one
     if isinstance(recordings, Mapping):
         for name, values in recordings.items():
-            found[name] = Recording(name, np.asarray(values, dtype=np.float32), run.grid, "test")
+            found[name] = Recording(name, np.asarray(values, dtype=np.float32), grid(name), "test")
     else:
         for item in recordings:
             if isinstance(item, Recording):
                 found[item.id] = item
             else:
-                found[str(item)] = Recording(Path(item).stem, load_features(item), run.grid, "test")
+                found[str(item)] = Recording(Path(item).stem, load_features(item), grid(str(item)), "test")
     for source, recording in found.items():
         width = recording.features.shape[-1]
         if width != run.features:

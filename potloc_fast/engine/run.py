@@ -31,20 +31,21 @@ class Run:
         config: the resolved configuration.
         classes: names of the classes, in the order of the models' outputs.
         features: channels of a snippet.
-        grid: where snippets lie in time.
+        grid: where snippets lie in time; None where the recordings differ in that.
     """
 
     folder: Path
     config: Config
     classes: tuple[str, ...]
     features: int
-    grid: Grid
+    grid: Grid | None
 
     @classmethod
     def create(cls, folder: str | Path, config: Config, dataset: Dataset) -> Run:
         """Start a run: write what does not depend on training."""
-        first = dataset.recordings[0]
-        run = cls(Path(folder), config, dataset.classes, first.features.shape[1], first.grid)
+        grids = {recording.grid for recording in dataset.recordings}
+        width = dataset.recordings[0].features.shape[1]
+        run = cls(Path(folder), config, dataset.classes, width, grids.pop() if len(grids) == 1 else None)
         run.write()
         write_json(run.folder / "ground_truth.json", dataset.ground_truth())
         return run
@@ -52,7 +53,7 @@ class Run:
     def write(self) -> None:
         """Write what `open` reads: config.yaml and dataset.json."""
         write_text(self.folder / "config.yaml", dump_config(self.config))
-        facts = {"classes": self.classes, "features": self.features, "grid": asdict(self.grid)}
+        facts = {"classes": self.classes, "features": self.features, "grid": self.grid and asdict(self.grid)}
         write_json(self.folder / "dataset.json", facts)
 
     @classmethod
@@ -68,7 +69,8 @@ class Run:
         facts = read_json(folder / "dataset.json")
         config = load_config(folder / "config.yaml")
         try:
-            return cls(folder, config, tuple(facts["classes"]), int(facts["features"]), Grid(**facts["grid"]))
+            grid = None if facts["grid"] is None else Grid(**facts["grid"])
+            return cls(folder, config, tuple(facts["classes"]), int(facts["features"]), grid)
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 f"{folder / 'dataset.json'}: expected classes, features and grid as training wrote them, "
