@@ -131,7 +131,7 @@ def measure(work: Work, budget_s: float, device: str = "cpu") -> dict[str, Timin
 
     Each provider runs for about `budget_s` seconds, in five bursts that take turns with those of the others, so that a
     disturbance hits all alike. What takes longer than its budget runs three times, and what takes ten times as long is
-    measured in its first run alone.
+    measured in its first run alone; of that, memory is told on a GPU only.
 
     Returns:
         Timings by provider, ours first.
@@ -140,9 +140,11 @@ def measure(work: Work, budget_s: float, device: str = "cpu") -> dict[str, Timin
         AssertionError: a peer's result differs from ours.
     """
     calls = {OURS: work.ours, **work.peers}
-    ours, first = None, {}
+    ours, first, peaks = None, {}, {}
     for name, call in calls.items():
+        before = _start_peak() if device == "cuda" else 0
         result, first[name] = _run(call)
+        peaks[name] = torch.cuda.max_memory_allocated() - before if device == "cuda" else None
         if name == OURS:
             ours = result
         else:
@@ -171,7 +173,7 @@ def measure(work: Work, budget_s: float, device: str = "cpu") -> dict[str, Timin
     return {
         name: Timing(
             [one / work.repeat for one in sorted(seconds[name])],
-            None if name in long else peak_memory(call, device),
+            peaks[name] if name in long else peak_memory(call, device),
         )
         for name, call in calls.items()
     }
@@ -189,8 +191,7 @@ def peak_memory(call: Callable[[], Any], device: str = "cpu") -> int | None:
     None where the system does not tell.
     """
     if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        before = _start_peak()
         call()
         return torch.cuda.max_memory_allocated() - before
     try:
@@ -204,6 +205,12 @@ def peak_memory(call: Callable[[], Any], device: str = "cpu") -> int | None:
     after = _status("VmHWM")
     del result
     return max(after - before, 0)
+
+
+def _start_peak() -> int:
+    """Start a GPU's high-water mark anew; returns what is allocated."""
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def _status(key: str) -> int:

@@ -2,6 +2,8 @@
 # Everything that needs a GPU: build, tests, sanitizers, benchmarks. Offline, in the environment that `python3` is in,
 # with nvcc, torch 2.10 or newer and the packages of pyproject.toml's dependencies and extra `dev` installed.
 # Writes benchmarks/results/<gpu>.{csv,md}; give another folder as the first argument.
+# The whole schedule of THUMOS'14 needs the annotations in ../shared/data/thumos14 and 1 GB of disk, detection in a long
+# recording 30 GB of memory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=${1:-benchmarks/results}

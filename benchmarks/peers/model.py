@@ -99,7 +99,7 @@ class Block(nn.Module):
 
     def dropped(self, x: Tensor) -> Tensor:
         """Stochastic depth."""
-        return x * (torch.rand(x.shape[0], 1, 1) >= self.drop) / (1 - self.drop)
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop) / (1 - self.drop)
 
 
 class ReleasedPOTLoc(nn.Module):
@@ -209,14 +209,15 @@ def find_seeds(background: Tensor, action: Tensor, threshold: float) -> Tensor:
 class Step:
     """A training step: forward, losses, backward, gradient clipping, Adam, moving average of the weights."""
 
-    def __init__(self, model: nn.Module, config: LossConfig, lr: float, clip: float, decay: float):
-        self.model, self.config, self.clip, self.decay = model, config, clip, decay
+    def __init__(self, model: nn.Module, config: LossConfig, lr: float, clip: float, decay: float, bf16: bool = False):
+        self.model, self.config, self.clip, self.decay, self.bf16 = model, config, clip, decay, bf16
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         self.average = [parameter.detach().clone() for parameter in model.parameters()]
 
     def __call__(self, features: Tensor, mask: Tensor, targets: Targets) -> dict[str, Any]:
         """Step on `Tensor[B, F, T]` and `Tensor[B, 1, T]`; returns the logits, the losses and the gradient's norm."""
-        levels = self.model(features, mask)
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.bf16):
+            levels = [(logits.float(), mask) for logits, mask in self.model(features, mask)]
         parts = losses(levels, targets, self.config)
         self.optimizer.zero_grad()
         parts["total"].backward()
