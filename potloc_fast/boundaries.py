@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from potloc_fast.data.dataset import Batch
+from potloc_fast.models.pyramid import snippet_times
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,19 @@ def boundary_targets(batch: Batch, level_lengths: Sequence[int], radius: float |
     Returns:
         The targets.
     """
-    time, stride = _snippets(level_lengths, batch.points.device)
+    time, stride = snippet_times(level_lengths, batch.points.device)
     start, end = batch.segments[:, :1], batch.segments[:, 1:]  # [M, 1]
     candidate = (time >= start) & (time < end)  # [M, T]
     if radius is not None:
         candidate &= (time - batch.points[:, None].floor() - 0.5).abs() <= radius * stride
     row = batch.recording[:, None].expand_as(candidate)
-    count, shape = len(batch.points), (len(batch.mask), len(time))
+    size, count = len(batch.mask), len(batch.points)
+    shape = (size + 1, len(time))  # the last row is that of entries that are no labels
     length = (end - start).where(candidate, torch.inf)
     shortest = length.new_full(shape, torch.inf).scatter_reduce(0, row, length, "amin")
     rank = torch.arange(count, device=row.device)[:, None]
     rank = rank.where(candidate & (length == shortest.gather(0, row)), count)
-    label = rank.new_full(shape, count).scatter_reduce(0, row, rank, "amin")  # [B, T], M where there is none
+    label = rank.new_full(shape, count).scatter_reduce(0, row, rank, "amin")[:size]  # [B, T], M where there is none
     positive = label < count
     own = torch.cat([batch.segments, batch.segments.new_zeros(1, 2)])[label]
     distances = torch.stack([time - own[..., 0], own[..., 1] - time], dim=-1)
@@ -92,13 +94,6 @@ def segments_of(distances: Tensor, level_lengths: Sequence[int], lengths: Tensor
     Returns:
         `Tensor[B, T, 2]` on the snippet grid.
     """
-    time, _ = _snippets(level_lengths, distances.device)
+    time, _ = snippet_times(level_lengths, distances.device)
     segments = torch.stack([time - distances[..., 0], time + distances[..., 1]], dim=-1)
     return segments.clamp(min=0).minimum(lengths[:, None, None].to(segments.dtype))
-
-
-def _snippets(level_lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the snippets of all levels stand on the grid, and their strides: two `Tensor[T]`."""
-    index = torch.cat([torch.arange(length, device=device) for length in level_lengths])
-    stride = torch.cat([torch.full((n,), 2.0**level, device=device) for level, n in enumerate(level_lengths)])
-    return index * stride + 0.5, stride

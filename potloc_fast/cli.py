@@ -40,6 +40,14 @@ class Protocol(str, Enum):
     thumos = "thumos"
 
 
+class Device(str, Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class Variant(str, Enum):
     """Variants of Algorithm 1."""
 
@@ -115,8 +123,10 @@ def predict(
     snippet_sec: Annotated[
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
     ] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to compute; by default as in training.")] = None,
 ) -> None:
     """Detect actions in recordings: a table, a JSON file in the ActivityNet form, and a picture of each recording."""
+    from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.predict import predict, read_recordings, score_curves
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
@@ -124,11 +134,14 @@ def predict(
 
     run = Run.open(run_dir)
     recordings = read_recordings(run, files, snippet_sec)
-    detections = predict(run, recordings)
+    where: Any = None if device is None else device.value
+    detections = predict(run, recordings, device=where)
+    if rank() > 0:
+        return
     write_detections(output, detections)
-    for index, recording in enumerate(recordings):
+    for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
         picture = output.with_name(f"{output.stem}_{recording.id}.png")
-        plot_recording(recording, run.classes, score_curves(run, recording), detections, picture)
+        plot_recording(recording, run.classes, curves, detections, picture)
         console.print(_detection_table(detections, index))
         print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
@@ -300,10 +313,15 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
 
 def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool = False) -> Run:
     """Train, then print the tables and draw the pictures of the run."""
+    from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.train import evaluate_run, train
     from potloc_fast.plots import plot_losses
 
     run = train(config, run_dir, steps, resume)  # type: ignore[arg-type]  # checked there
+    if "detect" in steps and (run.folder / "potloc" / "detections.json").is_file():
+        _plot_recordings(run)
+    if rank() > 0:
+        return run
     table = Table("model", *(f"{t:g}" for t in config.evaluate.tiou), "mean", title="mAP (%) at tIoU")
     for stage, title in (("base", "base model"), ("potloc", "POTLoc")):
         if (run.folder / stage / "metrics.jsonl").is_file():
@@ -315,26 +333,29 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool
                 console.print(result.table())
     if table.row_count:
         console.print(table)
-    if "detect" in steps and (run.folder / "potloc" / "detections.json").is_file():
-        _plot_recordings(run)
     print(f"everything is in {run.folder}")
     return run
 
 
 def _plot_recordings(run: Run) -> None:
     """Figure 2 for the first training recording (with its pseudo-labels) and the first one that was tested."""
+    from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.predict import predict, score_curves
     from potloc_fast.engine.train import load_dataset
     from potloc_fast.plots import plot_recording
     from potloc_fast.pseudo_labels import read_pseudo_labels
 
     dataset = load_dataset(run.config)
+    shown = {subset: dataset.subset(subset)[0] for subset in ("train", run.config.evaluate.subset)}
+    detections = [predict(run, [recording]) for recording in shown.values()]
+    if rank() > 0:
+        return
     labels = read_pseudo_labels(run.folder / "pseudo_labels.json").segments
-    for subset in ("train", run.config.evaluate.subset):
-        recording = dataset.subset(subset)[0]
+    for (subset, recording), found, curves in zip(
+        shown.items(), detections, score_curves(run, list(shown.values())), strict=True
+    ):
         picture = run.folder / "plots" / f"{subset}_{recording.id}.png"
-        curves = score_curves(run, recording)
-        plot_recording(recording, run.classes, curves, predict(run, [recording]), picture, labels)
+        plot_recording(recording, run.classes, curves, found, picture, labels)
 
 
 def _write_example(run: Run) -> None:

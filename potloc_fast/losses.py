@@ -13,7 +13,7 @@ from torch import Tensor
 from potloc_fast.boundaries import BoundaryTargets, diou_loss
 from potloc_fast.config.schema import LossConfig
 from potloc_fast.data.dataset import Batch
-from potloc_fast.models.pyramid import Pyramid
+from potloc_fast.models.pyramid import Pyramid, snippet_times
 from potloc_fast.ops import background_seeds, fused_focal_loss
 
 
@@ -67,47 +67,46 @@ def sample_labels(
     rounded = positives == "rounded"
     if rounded:
         batch = _round_labels(batch)
-    size = batch.features.shape[0]
+    size = len(batch.mask)
+    time, stride = snippet_times(level_lengths, batch.points.device)  # [T]
     start, end = batch.segments[:, :1], batch.segments[:, 1:]  # [M, 1]
     point = batch.points[:, None]
+    if rounded:
+        time = time - 0.5
+        inside = (time > start) & (time < end)  # [M, T]
+        near = inside if radius is None else inside & ((time - point).abs() < radius * stride)
+    else:
+        inside = (time >= start) & (time < end)
+        centre = point.floor() + 0.5
+        near = inside if radius is None else inside & ((time - centre).abs() <= radius * stride)
+        near = near | ((time == centre) & (stride == 1))
+    # A row more than there are recordings takes the entries that are no labels.
+    if overlap == "shortest":
+        lengths = (end - start).where(near, torch.inf)
+        row = batch.recording[:, None].expand_as(near)
+        shortest = lengths.new_full((size + 1, len(time)), torch.inf).scatter_reduce(0, row, lengths, "amin")
+        near = near & (lengths == shortest[batch.recording])
     row = batch.recording * classes + batch.classes
-    levels = []
-    for level, length in enumerate(level_lengths):
-        time = torch.arange(length, device=point.device) * 2**level + (0.0 if rounded else 0.5)  # [T_l]
-        inside = (time > start if rounded else time >= start) & (time < end)  # [M, T_l]
-        near = inside
-        if radius is not None and rounded:
-            near = inside & ((time - point).abs() < radius * 2**level)
-        elif radius is not None:
-            near = inside & ((time - point.floor() - 0.5).abs() <= radius * 2**level)
-        if level == 0 and not rounded:
-            near = near | (time == point.floor() + 0.5)
-        if overlap == "shortest":
-            lengths = (end - start).where(near, torch.inf)
-            index = batch.recording.unsqueeze(1).expand(-1, length)
-            shortest = lengths.new_full((size, length), torch.inf).scatter_reduce(0, index, lengths, "amin")
-            near = near & (lengths == shortest[batch.recording])
-        hits = point.new_zeros(size * classes, length).index_add_(0, row, near.to(point.dtype))
-        action = point.new_zeros(size, length).index_add_(0, batch.recording, (inside | near).to(point.dtype))
-        levels.append((hits.view(size, classes, length).transpose(1, 2) > 0, action > 0))
-    hot = torch.cat([hits for hits, _ in levels], dim=1)
+    hits = time.new_zeros((size + 1) * classes, len(time)).index_add_(0, row, near.to(time.dtype))
+    action = time.new_zeros(size + 1, len(time)).index_add_(0, batch.recording, (inside | near).to(time.dtype))
+    hot = (hits.view(size + 1, classes, -1)[:size] > 0).transpose(1, 2)  # [B, T, C]
     return Targets(
-        classes=hot.to(torch.float32),
+        classes=hot.to(torch.float32, memory_format=torch.contiguous_format),
         positive=hot.any(dim=2) & pyramid_mask(batch.mask, len(level_lengths)),
-        action=torch.cat([action for _, action in levels], dim=1),
-        video=point.new_zeros(size * classes).index_fill_(0, row, 1.0).view(size, classes),
+        action=action[:size] > 0,
+        video=time.new_zeros((size + 1) * classes).index_fill_(0, row, 1.0).view(size + 1, classes)[:size],
     )
 
 
 def _round_labels(batch: Batch) -> Batch:
-    last = batch.mask.sum(dim=1)[batch.recording] - 1
+    size = len(batch.mask)
+    last = F.pad(batch.mask.sum(dim=1) - 1, (0, 1))[batch.recording]
     kept = (batch.points >= 0) & (batch.points <= last)
     return replace(
         batch,
-        recording=batch.recording[kept],
-        points=batch.points[kept].round(),
-        segments=torch.minimum(batch.segments[kept].round().clamp(min=0), last[kept].unsqueeze(1)),
-        classes=batch.classes[kept],
+        recording=batch.recording.where(kept, size),
+        points=batch.points.round(),
+        segments=torch.minimum(batch.segments.round().clamp(min=0), last.unsqueeze(1)),
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +18,21 @@ import torch
 from safetensors.torch import load_file
 
 import potloc_fast
+from potloc_fast import cli
 from potloc_fast.config import Config, load_config
-from potloc_fast.data import Recording
+from potloc_fast.config.schema import EngineConfig
+from potloc_fast.data import Grid, Recording
+from potloc_fast.data.dataset import Batch
+from potloc_fast.engine import detect as detect_module
+from potloc_fast.engine import device
 from potloc_fast.engine import fit as engine_fit
+from potloc_fast.engine.capture import CapturedStep
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.fit import WarmedAverage
+from potloc_fast.engine.metrics import Metrics
 from potloc_fast.engine.predict import score_curves
 from potloc_fast.engine.run import Run, Stage
-from potloc_fast.engine.train import STEPS, load_dataset, supervision_of
+from potloc_fast.engine.train import STEPS, evaluate_run, load_dataset, supervision_of
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, read_detections
 from potloc_fast.models import BaseModel, POTLoc
@@ -259,7 +269,7 @@ def test_detection_leaves_a_model_in_training_as_it_was(run: Run, tested: tuple[
 
 
 def test_score_curves_are_probabilities(run: Run, tested: tuple[Recording, ...]) -> None:
-    curves = score_curves(run, tested[0])
+    [curves] = score_curves(run, tested[:1])
     assert curves.shape == (len(tested[0].features), len(run.classes))
     assert curves.dtype == np.float32
     assert 0 <= curves.min() < curves.max() <= 1
@@ -317,6 +327,8 @@ def test_resumed_training_equals_training_without_a_break(tmp_path: Path, monkey
         potloc_fast.train(config, tmp_path / "broken")
     assert (tmp_path / "broken" / "potloc" / "checkpoint.pt").is_file()
     monkeypatch.undo()
+    # What a run is computed on may change.
+    config = tiny("train.epochs=3", "engine.device=cpu", "engine.cuda_graph=off")
     broken = potloc_fast.train(config, tmp_path / "broken", resume=True)
     for stage in ("base", "potloc"):
         paths = [run.folder / stage / "model.safetensors" for run in (whole, broken)]
@@ -406,3 +418,252 @@ def test_the_length_of_a_snippet_can_be_said(run: Run, tested: tuple[Recording, 
     np.testing.assert_array_equal(same.start_sec, usual.start_sec)
     with pytest.raises(InputError, match=r"^snippet_sec: expected seconds over 0, got 0$"):
         potloc_fast.predict(tmp_path, features, snippet_sec=0)
+
+
+# What a run is computed on
+
+
+NO_GPU = "engine.device: expected a GPU that can be used, found none"
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+
+
+def losses(folder: Path, stage: Stage) -> list[dict[str, Any]]:
+    """The log of a stage, but for the seconds."""
+    found = [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["engine.device=cuda"], NO_GPU),
+        (["engine.cuda_graph=on"], "engine.cuda_graph: expected base steps that can be captured, but CUDA graphs need"),
+    ],
+)
+def test_a_missing_gpu_is_answered_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    message: str,
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setattr("sys.argv", ["potloc-fast", "train", "synthetic", *overrides, "--run-dir", str(folder)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.startswith(f"potloc-fast: {message}")
+    assert err.count("\n") == 1
+    assert not folder.exists()
+
+
+@no_gpu
+def test_the_device_of_a_prediction(run: Run, tested: tuple[Recording, ...]) -> None:
+    with pytest.raises(InputError, match=NO_GPU):
+        potloc_fast.predict(run, tested, device="cuda")
+    trained_on_gpu = replace(run, config=tiny("engine.device=cuda"))
+    with pytest.raises(InputError, match=NO_GPU):
+        next(score_curves(trained_on_gpu, tested))
+    expected = (run.folder / "potloc" / "detections.json").read_text()
+    assert json.dumps(potloc_fast.predict(trained_on_gpu, tested, device="cpu").to_results()) + "\n" == expected
+
+
+def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    device.say.cache_clear()
+    monkeypatch.setattr(device, "_C", SimpleNamespace(cuda_architectures=""))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for _ in range(2):
+        assert device.pick_device(EngineConfig()) == torch.device("cpu")
+    assert capsys.readouterr().err == "engine.device: cpu (potloc_fast was built without CUDA kernels)\n"  # once
+    with pytest.raises(InputError, match="found none: potloc_fast was built without CUDA kernels"):
+        device.pick_device(EngineConfig(device="cuda"))
+    monkeypatch.setattr(device, "_C", SimpleNamespace(cuda_architectures="9.0"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    assert device.pick_device(EngineConfig()) == torch.device("cuda", 0)
+    assert capsys.readouterr().err == "engine.device: cuda:0 (a GPU)\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device.pick_device(EngineConfig(device="cuda")) == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="found none: 2 for process 2 of this machine"):
+        device.pick_device(EngineConfig(device="cuda"))
+
+
+def test_bfloat16_learns_what_float32_does(tmp_path: Path) -> None:
+    shared = ("supervision=ground-truth", "train.epochs=20", "engine.device=cpu")
+    logs, maps = [], []
+    for precision in ("fp32", "bf16"):
+        config = load_config("synthetic", [*shared, f"engine.precision={precision}"])
+        trained = potloc_fast.train(config, tmp_path / precision, ["potloc", "detect"])
+        logs.append(losses(trained.folder, "potloc"))
+        maps.append(evaluate_run(trained, "potloc").mean)
+        assert all(value.dtype == torch.float32 for value in weights(trained, "potloc").values())
+    totals = [[row["total"] for row in log] for log in logs]
+    assert totals[0] != totals[1]
+    np.testing.assert_allclose(totals[0][:10], totals[1][:10], rtol=0.02)
+    assert maps[0] > 10
+    assert maps[1] == pytest.approx(maps[0], abs=4)  # seeds are as far apart
+
+
+def test_float16_scales_the_loss(run: Run, tmp_path: Path) -> None:
+    half = potloc_fast.train(tiny("engine.precision=fp16", "train.clip=1"), tmp_path, ["base"])
+    for row, other in zip(losses(run.folder, "base"), losses(half.folder, "base"), strict=True):
+        assert row["total"] != other["total"]
+        # The logged loss and gradient are those before scaling, which is by 65536 at first.
+        assert other["total"] == pytest.approx(row["total"], rel=0.02)
+        assert other["grad_norm"] == pytest.approx(row["grad_norm"], rel=0.05)
+
+
+def test_tf32_is_for_the_run_alone() -> None:
+    def state() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = state()
+    with device.float32_products("tf32"):
+        assert state() == ("high", True)
+        with device.float32_products("fp32"):
+            assert state() == ("highest", False)
+        assert state() == ("high", True)
+    assert state() == before
+
+
+def test_a_compiled_model_trains_as_it_does_otherwise(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def compiled_form(model: torch.nn.Module) -> Any:  # stands for torch.compile, which takes a minute
+        def forward(*args: Any) -> Any:
+            calls.append(type(model))
+            return model(*args)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled_form)
+    shutil.copyfile(run.folder / "pseudo_labels.json", tmp_path / "pseudo_labels.json")
+    compiled = potloc_fast.train(tiny("engine.compile=true"), tmp_path, ["potloc"])
+    assert calls == [POTLoc] * STEPS_OF_A_STAGE
+    assert losses(compiled.folder, "potloc") == losses(run.folder, "potloc")
+    assert same_weights(run, compiled, "potloc")
+
+
+def test_a_late_log_is_that_of_one_in_time(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_fit, "Metrics", lambda *args: Metrics(*args[:-1], 3))  # more than the steps of an epoch
+    late = potloc_fast.train(tiny(), tmp_path, ["base"])
+    assert losses(late.folder, "base") == losses(run.folder, "base")
+    assert same_weights(run, late, "base")
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_a_late_log_names_the_step_that_failed(tmp_path: Path, delay: int) -> None:
+    values = [torch.tensor([float(step)]) if step != 5 else torch.tensor([math.nan]) for step in range(20)]
+    steps = []
+
+    def log() -> None:
+        with Metrics(tmp_path, "base", 20, "", 0, delay) as metrics:
+            for step, value in enumerate(values):
+                steps.append(step)
+                metrics.add(step // 4, step, 0.1, ["total"], value)
+                if step == 3:
+                    metrics.flush()
+                    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+    with pytest.raises(InputError, match="base: expected a finite loss, got nan at step 5, epoch 1: lower"):
+        log()
+    assert steps[-1] == 5 + delay
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["total"]) for row in rows] == [(step, float(step)) for step in range(5)]
+
+
+def test_items_are_read_ahead_in_order() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            made.append(item)
+            yield item
+        raise OSError("gone")
+
+    ahead = device.read_ahead(items(), 2)
+    assert next(ahead) == 0
+    while len(made) < 3:  # two more, without being asked
+        time.sleep(0.001)
+    taken = [0]
+    with pytest.raises(OSError, match="gone"):
+        taken.extend(ahead)
+    assert list(device.read_ahead(iter([3, 4, 5]), 2)) == [3, 4, 5]
+    assert list(device.read_ahead([], 2)) == []
+
+
+def test_a_pass_is_bounded(run: Run, tested: tuple[Recording, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = max(len(recording.features) for recording in tested)
+    passes = []
+    model = run.load("potloc")
+    model.register_forward_pre_hook(lambda _, given: passes.append(given[0].shape[:2].numel()))
+    found = []
+    for limit in (detect_module.SNIPPETS, longest + 1, 1):
+        monkeypatch.setattr(detect_module, "SNIPPETS", limit)
+        found.append(detect(model, tested, run.classes, run.config.detect, run.config.loss.topk_ratio))
+    assert len(passes) == 1 + 2 * len(tested)
+    assert max(passes[1:]) == longest
+    for other in found[1:]:
+        assert other.videos == found[0].videos
+        np.testing.assert_array_equal(other.label, found[0].label)
+        np.testing.assert_allclose(other.score, found[0].score, atol=1e-4)
+
+
+def test_a_recording_of_200000_snippets() -> None:
+    config = load_config("synthetic")
+    torch.manual_seed(0)
+    model = POTLoc(features=4, classes=3, width=8, heads=2, levels=4, window=9).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    features = np.random.default_rng(0).standard_normal((200_000, 4), dtype=np.float32)
+    recording = Recording("long", features, Grid(fps=25, window=16, stride=16), "test")
+    found = detect(model, [recording], ["a", "b", "c"], config.detect, config.loss.topk_ratio)
+    assert len(found) > 10_000
+    assert found.end_sec.max() == pytest.approx(recording.duration_sec, rel=0.01)
+    # What is detected far from the cut is what is detected in a part of it.
+    part = Recording("part", features[:2000], recording.grid, "test")
+    alone = detect(model, [part], ["a", "b", "c"], config.detect, config.loss.topk_ratio)
+    bound = part.duration_sec / 2
+    found_segments, own_segments = (
+        {(round(s, 3), round(e, 3)) for s, e in zip(x.start_sec, x.end_sec, strict=True) if e < bound}
+        for x in (found, alone)
+    )
+    assert len(own_segments & found_segments) > 0.9 * len(own_segments) > 90
+
+
+@no_gpu
+def test_what_a_captured_step_is_fed_trains_alike(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All but the capture itself: lengths rounded up, as many labels in every batch, a learning rate in a tensor.
+    device.say.cache_clear()
+    shapes = set()
+
+    class Taken(CapturedStep):
+        def __call__(self, batch: Batch) -> torch.Tensor:
+            shapes.add(tuple(tensor.shape for tensor in vars(batch).values()))
+            return super().__call__(batch)
+
+    monkeypatch.setattr(engine_fit, "CapturedStep", Taken)
+    monkeypatch.setattr(engine_fit, "capture_obstacle", lambda *_: None)
+    shutil.copyfile(run.folder / "pseudo_labels.json", tmp_path / "pseudo_labels.json")
+    static = potloc_fast.train(tiny(), tmp_path, ["potloc"])
+    assert "engine.cuda_graph: off, as CUDA graphs need a GPU" in capsys.readouterr().err
+    [shape] = shapes
+    assert shape[0] == (2, engine_fit.MULTIPLE, run.features)
+    rows = [[{**row, "stage": 0} for row in losses(of.folder, "potloc")] for of in (static, run)]
+    assert rows[0] == [{name: pytest.approx(value, rel=1e-5) for name, value in row.items()} for row in rows[1]]
+
+
+def test_features_that_stay_on_the_device_train_alike(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_fit, "batches", None)  # what would read them again
+    kept = potloc_fast.train(tiny("data.resident=on"), tmp_path)
+    for stage in STAGES:
+        assert losses(kept.folder, stage) == losses(run.folder, stage)
+        assert same_weights(run, kept, stage)

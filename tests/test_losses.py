@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from potloc_fast import reference
+from potloc_fast.boundaries import boundary_targets
 from potloc_fast.config.schema import LossConfig
 from potloc_fast.data.dataset import Batch
 from potloc_fast.losses import Targets, mil_loss, pyramid_mask, sample_labels, total_loss, video_scores
@@ -132,6 +135,36 @@ class TestSampleLabels:
         targets = sample_labels(make_batch([10], [(0, 0, -6.0, 0.0, 3.0)]), (10,), CLASSES, radius=2)
         assert not targets.positive.any()
         assert targets.action[0].nonzero().flatten().tolist() == [0, 1, 2]
+
+    @settings(deadline=None, max_examples=60)
+    @given(
+        batch=batches(),
+        slots=st.integers(1, 5),
+        radius=st.sampled_from([None, 0.0, 2.0]),
+        positives=st.sampled_from(["centres", "rounded"]),
+        overlap=st.sampled_from(["all", "shortest"]),
+    )
+    def test_entries_that_are_no_labels_count_nowhere(
+        self,
+        batch: Batch,
+        slots: int,
+        radius: float | None,
+        positives: Literal["centres", "rounded"],
+        overlap: Literal["all", "shortest"],
+    ) -> None:
+        padded = replace(
+            batch,
+            recording=torch.cat([batch.recording, torch.full((slots,), len(batch.mask))]),
+            points=torch.cat([batch.points, torch.zeros(slots)]),
+            segments=torch.cat([batch.segments, torch.tensor([0.0, 9.0]).expand(slots, 2)]),
+            classes=torch.cat([batch.classes, torch.zeros(slots, dtype=torch.int64)]),
+        )
+        lengths = level_lengths(batch.mask.shape[1], 3)
+        rules = (lengths, CLASSES, radius, positives, overlap)
+        assert_same_targets(sample_labels(padded, *rules), sample_labels(batch, *rules))
+        found, want = (boundary_targets(each, lengths, radius) for each in (padded, batch))
+        assert torch.equal(found.distances, want.distances)
+        assert torch.equal(found.positive, want.positive)
 
     def test_without_labels_nothing_is_positive(self) -> None:
         for tensor in vars(sample_labels(make_batch([4, 6], []), (6, 3), CLASSES, radius=2)).values():

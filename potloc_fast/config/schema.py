@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -18,6 +19,11 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Device = Literal["auto", "cpu", "cuda"]
+Switch = Annotated[
+    Literal["auto", "on", "off"],  # the last two are booleans in YAML
+    BeforeValidator(lambda value: ("off", "on")[value] if isinstance(value, bool) else value),
+]
 PointDistribution = Literal["gaussian", "uniform", "centre", "start", "end", "human"]
 
 
@@ -62,6 +68,8 @@ class FolderData(Section):
     """Whether pickled arrays may be loaded, which can run any code: only for files whose source is trusted."""
     standardize: bool = False
     """Subtract the mean and divide by the standard deviation of the training features."""
+    resident: Switch = "auto"
+    """Keep the training features on the device and crop there; auto where they fit into half of a GPU's free memory."""
 
 
 class SyntheticData(Section):
@@ -80,6 +88,8 @@ class SyntheticData(Section):
     """Share of the points of each recording that is kept."""
     standardize: bool = False
     """Subtract the mean and divide by the standard deviation of the training features."""
+    resident: Switch = "auto"
+    """Keep the training features on the device and crop there; auto where they fit into half of a GPU's free memory."""
 
 
 class BaseModelConfig(Section):
@@ -339,6 +349,20 @@ class EvaluateConfig(Section):
     protocol: Literal["activitynet", "thumos"] = "activitynet"
 
 
+class EngineConfig(Section):
+    """What a run is computed on and how: speed and rounding follow from it, not what is learned."""
+
+    device: Device = "auto"
+    """The GPU, or the CPU; auto takes a GPU where there is one and the package was built for it."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """What models compute in, with weights and losses in float32: float32; the same with a GPU's matrix products
+    rounded to TF32; or autocast to a half type, where fp16 scales the loss."""
+    compile: bool = False
+    """Train the models through torch.compile."""
+    cuda_graph: Switch = "auto"
+    """Capture the training step in a CUDA graph: auto where it can be, and says why where it can't."""
+
+
 class Config(Section):
     """A whole run. The top-level sections `model`, `loss`, `train` and `detect` are those of the POTLoc model."""
 
@@ -358,6 +382,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     detect: DetectConfig = DetectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
 
     @field_validator("base")
     @classmethod

@@ -37,6 +37,15 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """Snippets `start` to `end` of a recording, and the labels of what is made of them."""
+
+    start: int
+    end: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
 class Sample:
     """A crop of a recording: features `[T, F]`, still on disk where they are memory-mapped, and its labels."""
 
@@ -49,9 +58,11 @@ class Batch:
     """B crops padded to the same length T, with the labels of all of them in one list of M.
 
     Attributes:
-        features: `Tensor[B, T, F]` of float32, 0 in the padding.
+        features: `Tensor[B, T, F]` of float32, 0 in the padding; of one share of the batch alone where processes share
+            it.
         mask: `Tensor[B, T]` of bool, True where there is a snippet.
-        recording: `Tensor[M]` of int64, the crop that a label belongs to, ascending.
+        recording: `Tensor[M]` of int64, the crop that a label belongs to, ascending; B where an entry is no label and
+            only keeps M the same for all batches.
         points: `Tensor[M]` of float32, on the grid of the crop. A crop keeps the part inside it of every segment that
             it overlaps, so that what is action is never taken for background; the point itself may lie outside [0, T).
         segments: `Tensor[M, 2]` of float32, on the grid of the crop.
@@ -116,51 +127,104 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         return len(self.recordings)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        seed, epoch, index = key
-        features, labels = self.recordings[index].features, self.labels[index]
-        total = len(features)
+        crop = self.crop(*key)
+        features = self.recordings[key[2]].features[crop.start : crop.end]
+        if self.sampling == "linear" and self.length is not None:
+            features = _interpolate(features, self.length)
+        return Sample(features, crop.labels)
+
+    def crop(self, seed: int, epoch: int, index: int) -> Crop:
+        """What `training_set[seed, epoch, index]` is made of."""
+        labels, total = self.labels[index], len(self.recordings[index].features)
         if self.length is None:
-            return Sample(features[:], labels)
+            return Crop(0, total, labels)
         if self.sampling == "linear":
             points = labels.points * (self.length / total)
             segments = _cells(points) if self.only_points else labels.segments * (self.length / total)
-            return Sample(_interpolate(features, self.length), Labels(points, segments, labels.classes))
+            return Crop(0, total, Labels(points, segments, labels.classes))
         start, end = _random_window(labels.points, total, self.length, np.random.default_rng((seed, epoch, index)))
         segments = np.clip(labels.segments, start, end) - start
         kept = segments[:, 0] < segments[:, 1]
-        return Sample(features[start:end], Labels(labels.points[kept] - start, segments[kept], labels.classes[kept]))
+        return Crop(start, end, Labels(labels.points[kept] - start, segments[kept], labels.classes[kept]))
+
+    def label_slots(self, batch_size: int) -> int:
+        """A number M of labels that no batch of this size exceeds."""
+        counts = sorted(len(labels.classes) for labels in self.labels)
+        return -(-sum(counts[-batch_size:]) // 8) * 8
 
 
-def collate(samples: Sequence[Sample], length: int | None = None) -> Batch:
+def join_labels(
+    labels: Sequence[Labels], slots: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """The labels of crops in one list, as `Batch` has them.
+
+    Args:
+        labels: those of each of B crops.
+        slots: M, which is reached with entries that are no labels; by default there are none.
+
+    Returns:
+        recording, points, segments, classes.
+    """
+    counts = [len(own.classes) for own in labels]
+    added = 0 if slots is None else slots - sum(counts)
+    if added < 0:
+        raise ValueError(f"expected at most {slots} labels, got {sum(counts)}")
+    recording = np.repeat(np.arange(len(labels) + 1), [*counts, added])
+    points = np.concatenate([*(own.points for own in labels), np.zeros(added)])
+    segments = np.concatenate([*(own.segments for own in labels), np.zeros((added, 2))])
+    classes = np.concatenate([*(own.classes for own in labels), np.zeros(added, dtype=np.int64)])
+    return recording, points.astype(np.float32), segments.astype(np.float32), classes
+
+
+def collate(
+    samples: Sequence[Sample],
+    length: int | None = None,
+    slots: int | None = None,
+    multiple: int = 1,
+    share: int = 0,
+    shares: int = 1,
+) -> Batch:
     """Join samples into a batch.
 
     Args:
         samples: B of them, of the same width.
         length: T to pad to; by default that of the longest.
+        slots: M to pad the list of labels to; by default it is not padded.
+        multiple: of which T is one; it is rounded up.
+        share: which of the shares to read features for. All are of the same size: the last ones may end with, or be,
+            crops without a snippet.
+        shares: how many shares of consecutive samples the batch is cut into.
 
     Returns:
         The batch, on the CPU.
     """
-    longest = max(len(sample.features) for sample in samples)
-    if length is None:
-        length = longest
-    if length < longest:
-        raise ValueError(f"expected samples no longer than {length}, got one of {longest} snippets")
-    features = np.zeros((len(samples), length, samples[0].features.shape[1]), dtype=np.float32)
-    mask = np.zeros((len(samples), length), dtype=np.bool_)
-    for row, sample in enumerate(samples):
+    length = padded_length(max(len(sample.features) for sample in samples), length, multiple)
+    size = -(-len(samples) // shares)
+    features = np.zeros((size, length, samples[0].features.shape[1]), dtype=np.float32)
+    for row, sample in enumerate(samples[share * size : (share + 1) * size]):
         parts = sample.features.parts if isinstance(sample.features, JoinedFeatures) else (sample.features,)
         np.concatenate(parts, axis=1, out=features[row, : len(sample.features)])  # the one copy that there is
-        mask[row, : len(sample.features)] = True
-    labels = [sample.labels for sample in samples]
-    return Batch(
-        features=torch.from_numpy(features),
-        mask=torch.from_numpy(mask),
-        recording=torch.from_numpy(np.repeat(np.arange(len(samples)), [len(item.classes) for item in labels])),
-        points=torch.from_numpy(np.concatenate([item.points for item in labels]).astype(np.float32)),
-        segments=torch.from_numpy(np.concatenate([item.segments for item in labels]).astype(np.float32)),
-        classes=torch.from_numpy(np.concatenate([item.classes for item in labels])),
-    )
+    mask = np.arange(length) < np.array([[len(sample.features)] for sample in samples])
+    labels = join_labels([sample.labels for sample in samples], slots)
+    return Batch(*(torch.from_numpy(array) for array in (features, mask, *labels)))
+
+
+def padded_length(longest: int, length: int | None, multiple: int) -> int:
+    """T of a batch whose longest crop is so long; the other args as `collate` has them."""
+    length = longest if length is None else length
+    if length < longest:
+        raise ValueError(f"expected samples no longer than {length}, got one of {longest} snippets")
+    return -(-length // multiple) * multiple
+
+
+def epoch_order(
+    count: int, batch_size: int, epoch: int, seed: int, shuffle: bool = True, drop_last: bool = False
+) -> list[NDArray[np.int64]]:
+    """The indices of an epoch's batches; args as `batches` has them."""
+    order = np.random.default_rng((seed, epoch)).permutation(count) if shuffle else np.arange(count)
+    if drop_last and count > batch_size:
+        order = order[: count - count % batch_size]
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
 
 def batches(
@@ -171,6 +235,10 @@ def batches(
     shuffle: bool = True,
     drop_last: bool = False,
     length: int | None = None,
+    slots: int | None = None,
+    multiple: int = 1,
+    share: int = 0,
+    shares: int = 1,
 ) -> Iterator[Batch]:
     """One epoch of batches, the last one smaller where the recordings don't come out even.
 
@@ -182,16 +250,17 @@ def batches(
         shuffle: False keeps the order of the recordings.
         drop_last: leave that smaller batch out, unless it is the only one.
         length: what to pad to; by default the longest crop of each batch.
+        slots: what to pad the list of labels to, such as `training_set.label_slots(batch_size)`.
+        multiple: of which the length of every batch is one; it is rounded up.
+        share: which share of each batch to read features for, as in `collate`.
+        shares: how many shares there are.
 
     Yields:
         Padded batches, on the CPU.
     """
-    count = len(training_set)
-    order = np.random.default_rng((seed, epoch)).permutation(count) if shuffle else np.arange(count)
-    if drop_last and count > batch_size:
-        order = order[: count - count % batch_size]
-    for first in range(0, len(order), batch_size):
-        yield collate([training_set[seed, epoch, int(index)] for index in order[first : first + batch_size]], length)
+    for indices in epoch_order(len(training_set), batch_size, epoch, seed, shuffle, drop_last):
+        samples = [training_set[seed, epoch, int(index)] for index in indices]
+        yield collate(samples, length, slots, multiple, share, shares)
 
 
 def whole(recordings: Sequence[Recording], length: int | None = None) -> Batch:

@@ -203,7 +203,7 @@ def ablate(
 
 def _base_config(config: Config) -> Config:
     """What decides the base model and its proposals, and nothing else: runs in which it agrees share them."""
-    return Config(seed=config.seed, data=config.data, base=config.base)
+    return Config(seed=config.seed, data=config.data, base=config.base, engine=config.engine)
 
 
 def base_folder(out: Path, config: Config) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from potloc_fast.boundaries import segments_of
 from potloc_fast.config.schema import DetectConfig, NmsConfig
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.recording import Recording
+from potloc_fast.engine.device import autocast, bring
+from potloc_fast.engine.distributed import collect, rank, ranks
 from potloc_fast.evaluation import Segments
 from potloc_fast.losses import level_scores
 from potloc_fast.models.pyramid import Pyramid
 from potloc_fast.ops import batched_nms, score_segments
+
+SNIPPETS = 2**18  # in one pass of the model, with padding, but where a recording alone has more
 
 
 def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -190,8 +195,11 @@ def detect(
     classes: Sequence[str],
     config: DetectConfig,
     topk_ratio: float,
+    precision: str = "fp32",
 ) -> Segments:
-    """Detect actions in whole recordings, several in a batch.
+    """Detect actions in whole recordings, several in a batch, on the device of the model.
+
+    Of several processes (`distributed`) each takes a share of the batches, and all return all detections.
 
     Args:
         model: a `BaseModel` or a `POTLoc`.
@@ -199,30 +207,46 @@ def detect(
         classes: the model's classes.
         config: thresholds, NMS and batch size.
         topk_ratio: snippets for each one that a video-level score pools.
+        precision: what the model computes in, as in `EngineConfig`.
 
     Returns:
         Detections in seconds; the vocabulary of videos holds every recording.
     """
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     parts: list[tuple[NDArray[Any], ...]] = []
-    # Recordings of like length share a batch: little is padded.
-    order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].features))
-    size = config.batch_size if config.pad is None else 1
-    for first in range(0, len(order), size):
-        members = order[first : first + size]
-        length = config.pad.length(len(recordings[members[0]].features)) if config.pad else None
-        batch = whole([recordings[i] for i in members], length)
-        proposals = propose(model(batch.features, batch.mask), config, topk_ratio)
+    groups = _batches([len(recording.features) for recording in recordings], config)[rank() :: ranks()]
+    longest = (len(recordings[members[-1]].features) for members in groups)
+    drawn = (
+        whole([recordings[i] for i in members], None if config.pad is None else config.pad.length(length))
+        for members, length in zip(groups, longest, strict=True)
+    )
+    for members, batch in zip(groups, bring(drawn, device), strict=True):
+        with autocast(device, precision):
+            pyramid = model(batch.features, batch.mask)
         snippet_sec = [recordings[i].grid.snippet_sec for i in members]
-        found = suppress(proposals, len(classes), config.nms, snippet_sec)
-        sizes = found[2].bincount(minlength=len(members)).tolist()
-        for i, *own in zip(members, *(torch.split(column, sizes) for column in found), strict=True):
-            segments, scores, _, label = own
-            seconds = recordings[i].grid.to_sec(segments.double().numpy())
-            parts.append((np.full(len(seconds), i), label.numpy(), *seconds.T, scores.double().numpy()))
+        found = suppress(propose(pyramid, config, topk_ratio), len(classes), config.nms, snippet_sec)
+        # One copy back. Float64 holds them all as they are: float32, and indices far below 2**53.
+        table = torch.column_stack([column.double() for column in found]).cpu().numpy()
+        bounds = table[:, 3].searchsorted(np.arange(len(members) + 1))
+        for i, first, last in zip(members, bounds[:-1], bounds[1:], strict=True):
+            own = table[first:last]
+            seconds = recordings[i].grid.to_sec(own[:, :2])
+            parts.append((np.full(len(own), i), own[:, 4].astype(np.int64), *seconds.T, own[:, 2]))
     model.train(was_training)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    columns = [np.concatenate(column) for column in zip(*chain(*collect(parts)), strict=True)]
     by_video = columns[0].argsort(kind="stable")
     videos = tuple(recording.id for recording in recordings)
     return Segments(videos, tuple(classes), *(column[by_video] for column in columns))
+
+
+def _batches(lengths: Sequence[int], config: DetectConfig) -> list[list[int]]:
+    """Recordings that share a batch: of like length, so that little is padded."""
+    size = config.batch_size if config.pad is None else 1
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not found or len(found[-1]) == size or (len(found[-1]) + 1) * lengths[i] > SNIPPETS:
+            found.append([])
+        found[-1].append(i)
+    return found

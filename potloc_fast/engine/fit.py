@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from potloc_fast.boundaries import boundary_targets
-from potloc_fast.config.schema import LossConfig, TrainConfig
-from potloc_fast.data.dataset import TrainingSet, batches
+from potloc_fast.config.schema import EngineConfig, LossConfig, TrainConfig
+from potloc_fast.data.dataset import Batch, TrainingSet, batches
+from potloc_fast.data.resident import ResidentSet
+from potloc_fast.engine.capture import CapturedStep
+from potloc_fast.engine.device import autocast, bring, say
+from potloc_fast.engine.distributed import collect, gather, once, own_rows, rank, ranks, share_out
+from potloc_fast.engine.metrics import DELAY, Metrics
 from potloc_fast.errors import InputError
 from potloc_fast.files import atomic, read_text
 from potloc_fast.losses import sample_labels, total_loss
+from potloc_fast.models.pyramid import Pyramid
+
+MULTIPLE = 256  # of which lengths are where steps are captured: each length is captured by itself
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class WarmedAverage(AveragedModel):
-    """An exponential moving average that starts as a plain one.
+class WarmedAverage(nn.Module):
+    """An exponential moving average of weights and buffers that starts as a plain one.
 
     At step n the decay is min(decay, (1 + n) / (10 + n)). With the full decay from the start, an average over fewer
     than about 1 / (1 - decay) steps would be mostly the initialisation. `warm=False` has it so, as the released code.
+
+    Args:
+        model: whose weights to average.
+        decay: the decay.
+        warm: whether the decay grows.
+
+    Attributes:
+        module: the model with the averaged weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warm: bool = True) -> None:
-        super().__init__(model, use_buffers=True)
-        self.decay, self.warm = decay, warm
-        if not warm:
-            self.n_averaged += 1  # the untrained weights, of which this is a copy, count as the first
+    n_averaged: Tensor
 
+    def __init__(self, model: nn.Module, decay: float, warm: bool = True) -> None:
+        super().__init__()
+        self.module = deepcopy(model)
+        self.decay, self.warm = decay, warm
+        # Not warm, the untrained weights, of which this is a copy, count as the first. The count stays on the CPU.
+        self.register_buffer("n_averaged", torch.tensor(0 if warm else 1))
+
+    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Fold in the weights of `model`."""
         step = int(self.n_averaged)
+        self.n_averaged += 1
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warm else self.decay
-        self.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        super().update_parameters(model)
+        ours, theirs = ([*of.parameters(), *of.buffers()] for of in (self.module, model))
+        torch._foreach_lerp_(ours, theirs, 1 - decay if step else 1.0)
 
 
 def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None, average: WarmedAverage | None
+    model: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None, scaler: torch.amp.GradScaler | None = None
 ) -> Tensor:
-    """Take a step along the gradient and fold the new weights into their average.
+    """Take a step along the gradient; no device is waited for.
 
     Args:
         model: with gradients.
         optimizer: of its parameters.
         clip: largest norm of the gradient.
-        average: of its weights.
+        scaler: what scaled the loss; it leaves out a step whose gradient is not finite.
 
     Returns:
         The norm of the gradient, before it is clipped.
     """
     parameters = list(model.parameters())
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-    optimizer.step()
-    if average is not None:
-        average.update_parameters(model)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
     return norm
 
 
@@ -80,11 +104,13 @@ def fit(
     folder: Path,
     stage: str,
     resume: bool = False,
+    engine: EngineConfig | None = None,
+    kept: ResidentSet | None = None,
 ) -> Model:
-    """Train `model` in place.
+    """Train `model` in place, on the device that it is on.
 
     Every step is written to `metrics.jsonl` and to TensorBoard's files in `folder`, and every epoch to `checkpoint.pt`,
-    which is removed at the end.
+    which is removed at the end. Of several processes (`distributed`) each computes a share of every batch.
 
     Args:
         model: a `BaseModel` or a `POTLoc`.
@@ -95,14 +121,22 @@ def fit(
         seed: of crops, order and dropout.
         folder: where the log goes.
         stage: the name that progress is shown under.
-        resume: go on from `checkpoint.pt` where there is one; the outcome is that of training without a break.
+        resume: go on from `checkpoint.pt` where there is one, whatever device wrote it; on the same number of CPU
+            processes the outcome is that of training without a break.
+        engine: precision, compilation and capture.
+        kept: `data` with its features on the device.
 
     Returns:
         The model to use: the average of the weights where `config.ema` is set, else `model`.
-    """
-    from torch.utils.tensorboard import SummaryWriter  # takes over a second to import
 
-    torch.manual_seed(seed)
+    Raises:
+        InputError: the loss is not finite, or a step that is to be captured can't be.
+    """
+    engine = engine or EngineConfig()
+    device = next(model.parameters()).device
+    torch.manual_seed(seed + (rank() << 32))  # dropout differs between processes
+    obstacle = capture_obstacle(device, loss, config)
+    capturing = engine.cuda_graph != "off" and obstacle is None
     optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if config.decay_weights_only:
@@ -125,74 +159,110 @@ def fit(
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     average = None if config.ema is None else WarmedAverage(model, config.ema, config.ema_warmup)
-    folder.mkdir(parents=True, exist_ok=True)
+    scaler = torch.amp.GradScaler(device.type) if engine.precision == "fp16" else None
     checkpoint, first, logged = folder / "checkpoint.pt", 0, ""
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    if average is not None:
-        parts["average"] = average
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "average": average, "scaler": scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
     if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["rng"])
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        for name in parts.keys() & state.keys():
+            parts[name].load_state_dict(state[name])
+        if rank() < len(state["random"]):
+            _set_random_state(state["random"][rank()], device)
         first = state["epoch"] + 1
         logged = "".join(read_text(folder / "metrics.jsonl").splitlines(keepends=True)[: first * steps])
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    for group in optimizer.param_groups:
+        # Where a step is captured, the graph reads the learning rate on the device.
+        group["lr"], group["capturable"] = torch.zeros((), device=device) if capturing else 0.0, capturing
+    forward: nn.Module = share_out(model)
+    if engine.compile:
+        forward = cast(nn.Module, torch.compile(forward))
+    names: list[str] = []
+
+    def take_step(batch: Batch) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, engine.precision):
+            own: Pyramid = forward(batch.features, own_rows(batch.mask, len(batch.features)))
+        pyramid = gather(own, batch.mask)
+        lengths = pyramid.level_lengths
+        targets = sample_labels(batch, lengths, classes, loss.radius, loss.positives, loss.overlap)
+        boundaries = None if pyramid.distances is None else boundary_targets(batch, lengths, loss.radius)
+        losses = total_loss(pyramid, targets, loss, boundaries)
+        names[:] = [*losses, "grad_norm"]
+        scaled = losses["total"] if scaler is None else scaler.scale(losses["total"])
+        scaled.backward()  # type: ignore[no-untyped-call]
+        norm = update(model, optimizer, config.clip, scaler)
+        return torch.stack([*losses.values(), norm]).detach()
+
+    captured = CapturedStep(take_step, device) if capturing else None
+    if engine.cuda_graph == "auto" and device.type == "cuda" and obstacle is not None and rank() == 0:
+        say(f"engine.cuda_graph: off, as {obstacle}")
+    draw = partial(batches, data) if kept is None else kept.batches
+    writes = rank() == 0
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
     model.train()
-    with (
-        Progress(*columns) as progress,
-        (folder / "metrics.jsonl").open("w", encoding="utf-8") as log,
-        SummaryWriter(str(folder / "tensorboard"), purge_step=first * steps) as board,
-    ):
-        log.write(logged)
-        step = first * steps
-        bar = progress.add_task(stage, total=stop, completed=step, loss=math.nan)
-        begin = time.perf_counter()
+    step = first * steps
+    delay = DELAY if device.type == "cuda" else 0  # a CPU is never behind
+    with Metrics(folder if writes else None, stage, stop, logged, step, delay) as metrics:
         for epoch in range(first, math.ceil(stop / steps)):
-            drawn = batches(
-                data,
-                config.batch_size,
-                epoch=epoch,
-                seed=seed,
-                drop_last=config.drop_last,
-                length=config.length if config.pad else None,
+            drawn = islice(
+                draw(
+                    config.batch_size,
+                    epoch=epoch,
+                    seed=seed,
+                    drop_last=config.drop_last,
+                    length=config.length if config.pad else None,
+                    slots=data.label_slots(config.batch_size) if capturing else None,
+                    multiple=MULTIPLE if capturing and not (config.pad or config.sampling == "linear") else 1,
+                    share=rank(),
+                    shares=ranks(),
+                ),
+                stop - step,
             )
-            for batch in islice(drawn, stop - step):
-                pyramid = model(batch.features, batch.mask)
-                lengths = pyramid.level_lengths
-                targets = sample_labels(batch, lengths, classes, loss.radius, loss.positives, loss.overlap)
-                boundaries = None if pyramid.distances is None else boundary_targets(batch, lengths, loss.radius)
-                losses = total_loss(pyramid, targets, loss, boundaries)
-                optimizer.zero_grad(set_to_none=True)
-                losses["total"].backward()  # type: ignore[no-untyped-call]
-                norm = update(model, optimizer, config.clip, average)
-                row = {name: value.item() for name, value in losses.items()} | {"grad_norm": norm.item()}
-                row["lr"] = float(scheduler.get_last_lr()[0])
-                scheduler.step()
-                if not math.isfinite(row["total"]):
-                    raise InputError(
-                        f"{stage}: expected a finite loss, got {row['total']} at step {step}, epoch {epoch}: lower the "
-                        "learning rate or clip the gradient"
-                    )
-                head = {"stage": stage, "epoch": epoch, "step": step, "seconds": round(time.perf_counter() - begin, 3)}
-                log.write(json.dumps(head | row) + "\n")
-                for name, value in row.items():
-                    board.add_scalar(f"{stage}/{name}", value, step)
+            for batch in bring(drawn, device) if kept is None else drawn:
+                lr = config.lr * factor(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["lr"].fill_(lr) if capturing else lr
+                values = take_step(batch) if captured is None else captured(batch)
+                if average is not None:
+                    average.update_parameters(model)
+                metrics.add(epoch, step, lr, names, values)
                 step += 1
-                progress.update(bar, completed=step, loss=row["total"])
-            log.flush()
-            state = {name: part.state_dict() for name, part in parts.items()}
-            with atomic(checkpoint) as path:
-                torch.save(state | {"epoch": epoch, "rng": torch.get_rng_state()}, path)
-    checkpoint.unlink()
+            metrics.flush()
+            if captured is not None and captured.reason is not None:
+                if engine.cuda_graph == "on":
+                    raise InputError(f"engine.cuda_graph: {captured.reason}")
+                say(f"engine.cuda_graph: off, as {captured.reason}")
+            random = collect(_random_state(device))
+            if writes:
+                state = {name: part.state_dict() for name, part in parts.items()}
+                with atomic(checkpoint) as path:
+                    torch.save(state | {"epoch": epoch, "random": random}, path)
+    once(checkpoint.unlink)
     return model if average is None else cast(Model, average.module)
+
+
+def capture_obstacle(device: torch.device, loss: LossConfig, config: TrainConfig) -> str | None:
+    """Why training steps can't be captured in CUDA graphs; None where they can."""
+    if device.type != "cuda":
+        return f"CUDA graphs need a GPU, and the device is {device}"
+    if ranks() > 1:
+        return "several processes share every batch"
+    if loss.pool_padding and not config.pad:
+        return "loss.pool_padding counts padding, which train.pad: false leaves to the longest crop"
+    return None
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of the random generators that training on a device draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go back to a state; a GPU's says nothing to a CPU."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from potloc_fast.config.schema import Device
 from potloc_fast.data import Dataset, Grid, Recording, load_features, validate
 from potloc_fast.data.dataset import whole
 from potloc_fast.engine.detect import detect
-from potloc_fast.engine.run import Run
+from potloc_fast.engine.device import autocast, float32_products, pick_device
+from potloc_fast.engine.distributed import join
+from potloc_fast.engine.run import Model, Run
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments
 
@@ -25,8 +29,11 @@ def predict(
     recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor],
     *,
     snippet_sec: float | None = None,
+    device: Device | None = None,
 ) -> Segments:
     """Detect actions with the POTLoc model of a run.
+
+    Of several processes that torchrun started each detects in a share of the recordings, and all return all.
 
     Args:
         run: a run, or its folder.
@@ -34,17 +41,31 @@ def predict(
             from names to features.
         snippet_sec: how long a snippet of files and mappings lasts, in seconds; by default as in training, if it was
             the same in all recordings there.
+        device: "auto", "cpu" or "cuda"; by default as the run's configuration says.
 
     Returns:
         Detections in seconds. `.to_results()` gives them in the ActivityNet form.
 
     Raises:
-        InputError: the run has no trained model, features can't be used, or it is not known how long a snippet lasts.
+        InputError: the run has no trained model, features can't be used, it is not known how long a snippet lasts, or
+            there is no such device.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    config = run.config
+    with _trained(run, device) as model:
+        found = read_recordings(run, recordings, snippet_sec)
+        return detect(model, found, run.classes, config.detect, config.loss.topk_ratio, config.engine.precision)
+
+
+@contextmanager
+def _trained(run: Run, device: Device | None) -> Iterator[Model]:
+    """The POTLoc model of a run on its device."""
+    engine = run.config.engine if device is None else run.config.engine.model_copy(update={"device": device})
     model = run.load("potloc")
-    found = read_recordings(run, recordings, snippet_sec)
-    return detect(model, found, run.classes, run.config.detect, run.config.loss.topk_ratio)
+    chosen = pick_device(engine)
+    join(chosen)
+    with float32_products(engine.precision):
+        yield model.to(chosen)
 
 
 def read_recordings(
@@ -90,10 +111,14 @@ def read_recordings(
 
 
 @torch.no_grad()
-def score_curves(run: Run, recording: Recording) -> NDArray[np.float32]:
-    """The fused class probabilities `[T, C]` that the POTLoc model gives the snippets of a recording at level 0."""
-    batch = whole([recording])
-    logits, _ = run.load("potloc")(batch.features, batch.mask).levels()[0]
-    p = logits[0].sigmoid()
-    curves: NDArray[np.float32] = (p[:, :-1] * (1 - p[:, -1:])).numpy()
-    return curves
+def score_curves(
+    run: Run, recordings: Sequence[Recording], device: Device | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """The fused class probabilities `[T, C]` that the POTLoc model gives the snippets of each recording at level 0."""
+    with _trained(run, device) as model:
+        for recording in recordings:
+            batch = whole([recording]).to(next(model.parameters()).device)
+            with autocast(batch.features.device, run.config.engine.precision):
+                logits, _ = model(batch.features, batch.mask).levels()[0]
+            p = logits[0].float().sigmoid()
+            yield (p[:, :-1] * (1 - p[:, -1:])).cpu().numpy()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from potloc_fast.config import Config, dump_config, load_config
 from potloc_fast.data import Dataset, Grid
+from potloc_fast.engine.distributed import once
 from potloc_fast.errors import InputError
 from potloc_fast.files import atomic, read_json, write_json, write_text
 from potloc_fast.models import BaseModel as PointBaseModel
@@ -46,8 +47,8 @@ class Run:
         grids = {recording.grid for recording in dataset.recordings}
         width = dataset.recordings[0].features.shape[1]
         run = cls(Path(folder), config, dataset.classes, width, grids.pop() if len(grids) == 1 else None)
-        run.write()
-        write_json(run.folder / "ground_truth.json", dataset.ground_truth())
+        once(run.write)
+        once(write_json, run.folder / "ground_truth.json", dataset.ground_truth())
         return run
 
     def write(self) -> None:
@@ -87,7 +88,7 @@ class Run:
     def save(self, stage: Stage, model: Model) -> None:
         """Write the weights of a stage's model."""
         with atomic(self.folder / stage / "model.safetensors") as path:
-            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+            save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
 
     def load(self, stage: Stage) -> Model:
         """The trained model of a stage, ready for detection.

@@ -19,8 +19,11 @@ from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.listing import Listing
 from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.data.recording import training_faults
+from potloc_fast.data.resident import resident
 from potloc_fast.engine.detect import detect
-from potloc_fast.engine.fit import fit
+from potloc_fast.engine.device import HALF, float32_products, pick_device
+from potloc_fast.engine.distributed import join, once, rank
+from potloc_fast.engine.fit import capture_obstacle, fit
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Evaluation, Segments, evaluate, read_detections, write_detections
@@ -72,6 +75,9 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
 
     A step reads what earlier ones wrote, so that any can be run alone, also from files put there by hand.
 
+    Of several processes that torchrun started each trains on a share of every batch and detects in a share of the
+    recordings; the first one writes, to a folder that all of them see.
+
     Args:
         config: a configuration, or what `load_config` takes.
         run_dir: the folder to write to.
@@ -103,35 +109,56 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     _check_earlier_steps(Path(run_dir), steps, config)
     if resume:
         _check_same_config(Path(run_dir), config)
-    for note in notes:
-        print(note, file=sys.stderr)
+    device = pick_device(config.engine)
+    join(device)
+    if config.engine.cuda_graph == "on":
+        for stage in [stage for stage in STAGES if stage in steps]:
+            section = config.base if stage == "base" else config
+            if obstacle := capture_obstacle(device, section.loss, section.train):
+                raise InputError(f"engine.cuda_graph: expected {stage} steps that can be captured, but {obstacle}")
+    if rank() == 0:
+        for note in notes:
+            print(note, file=sys.stderr)
     run = Run.create(run_dir, config, dataset)
+    with float32_products(config.engine.precision):
+        _run_steps(run, dataset, recordings, tested, steps, resume, device)
+    return run
+
+
+def _run_steps(
+    run: Run,
+    dataset: Dataset,
+    recordings: Sequence[Recording],
+    tested: Sequence[Recording],
+    steps: Sequence[Step],
+    resume: bool,
+    device: torch.device,
+) -> None:
+    config = run.config
     if "base" in steps:
         data = TrainingSet(recordings, dataset.classes, **_crops(config.base.train))
-        _train_stage(run, "base", dataset, data, resume)
-        write_detections(run.folder / "base" / "proposals.json", _detect(run, "base", recordings))
+        _train_stage(run, "base", dataset, data, resume, device)
+        once(write_detections, run.folder / "base" / "proposals.json", _detect(run, "base", recordings, device))
     if "pseudo-labels" in steps:
-        _write_pseudo_labels(run, "base", recordings, run.folder / "pseudo_labels.json")
+        once(_write_pseudo_labels, run, "base", recordings, run.folder / "pseudo_labels.json")
     if "potloc" in steps:
         labels = run.folder / "pseudo_labels.json"
         for stage in (*(f"round_{number}" for number in range(1, config.rounds)), "potloc"):
             data = TrainingSet(
                 recordings, dataset.classes, **_crops(config.train), labels=supervision_of(run, recordings, labels)
             )
-            _train_stage(run, stage, dataset, data, resume)
+            _train_stage(run, stage, dataset, data, resume, device)
             if stage != "potloc":
                 labels = run.folder / stage / "pseudo_labels.json"
-                write_detections(run.folder / stage / "proposals.json", _detect(run, stage, recordings))
-                _write_pseudo_labels(run, stage, recordings, labels)
+                once(write_detections, run.folder / stage / "proposals.json", _detect(run, stage, recordings, device))
+                once(_write_pseudo_labels, run, stage, recordings, labels)
     if "detect" in steps:
         for stage in STAGES:
             if (run.folder / stage / "model.safetensors").is_file():
-                detections = _detect(run, stage, tested)
-                write_detections(run.folder / stage / "detections.json", detections)
+                detections = _detect(run, stage, tested, device)
+                once(write_detections, run.folder / stage / "detections.json", detections)
                 if any(recording.instances for recording in tested):
-                    result = evaluate_run(run, stage)
-                    write_json(run.folder / stage / "evaluation.json", result.to_json())
-    return run
+                    once(_write_evaluation, run, stage)
 
 
 def evaluate_run(run: Run, stage: Stage) -> Evaluation:
@@ -143,6 +170,10 @@ def evaluate_run(run: Run, stage: Stage) -> Evaluation:
         protocol=run.config.evaluate.protocol,
         subset=run.config.evaluate.subset,
     )
+
+
+def _write_evaluation(run: Run, stage: Stage) -> None:
+    write_json(run.folder / stage / "evaluation.json", evaluate_run(run, stage).to_json())
 
 
 def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> Points:
@@ -224,22 +255,26 @@ def _stage_config(run: Run, stage: Stage) -> BaseStage | Config:
 
 def _check_same_config(folder: Path, config: Config) -> None:
     path = folder / "config.yaml"
-    if path.is_file() and load_config(path) != config:
+    # What a run goes on with may be computed elsewhere.
+    if path.is_file() and load_config(path).model_copy(update={"engine": config.engine}) != config:
         raise InputError(f"{path}: expected the configuration that is to be resumed, got another: begin a new run")
 
 
-def _train_stage(run: Run, stage: Stage, dataset: Dataset, data: TrainingSet, resume: bool) -> None:
+def _train_stage(
+    run: Run, stage: Stage, dataset: Dataset, data: TrainingSet, resume: bool, device: torch.device
+) -> None:
     weights = run.folder / stage / "model.safetensors"
     if resume and weights.is_file():
         return
-    weights.unlink(missing_ok=True)  # what is there is from now on of this training
+    once(weights.unlink, True)  # what is there is from now on of this training
     model = run.build(stage)
     if run.config.data.standardize:
         mean, std = dataset.feature_stats("train")
         model.standardize.fit(torch.from_numpy(mean), torch.from_numpy(std))
-    section = _stage_config(run, stage)
+    section, engine = _stage_config(run, stage), run.config.engine
+    kept = resident(data, run.config.data.resident, device, HALF.get(engine.precision, torch.float32))
     model = fit(
-        model,
+        model.to(device),
         data,
         len(run.classes),
         section.loss,
@@ -248,10 +283,12 @@ def _train_stage(run: Run, stage: Stage, dataset: Dataset, data: TrainingSet, re
         folder=run.folder / stage,
         stage=stage,
         resume=resume,
+        engine=engine,
+        kept=kept,
     )
-    run.save(stage, model)
+    once(run.save, stage, model)
 
 
-def _detect(run: Run, stage: Stage, recordings: Sequence[Recording]) -> Segments:
-    section = _stage_config(run, stage)
-    return detect(run.load(stage), recordings, run.classes, section.detect, section.loss.topk_ratio)
+def _detect(run: Run, stage: Stage, recordings: Sequence[Recording], device: torch.device) -> Segments:
+    section, model = _stage_config(run, stage), run.load(stage).to(device)
+    return detect(model, recordings, run.classes, section.detect, section.loss.topk_ratio, run.config.engine.precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,3 +34,10 @@ class Pyramid:
         lengths = list(self.level_lengths)
         logits, mask = (torch.split(tensor, lengths, dim=1) for tensor in (self.logits, self.mask))
         return list(zip(logits, mask, strict=True))
+
+
+def snippet_times(level_lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the snippets of all levels stand on the grid, and their strides: two `Tensor[T]` of float32."""
+    index = torch.cat([torch.arange(length, device=device) for length in level_lengths])
+    stride = torch.cat([torch.full((n,), 2.0**level, device=device) for level, n in enumerate(level_lengths)])
+    return index * stride + 0.5, stride

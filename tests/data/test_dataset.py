@@ -163,8 +163,28 @@ def test_collate_pads_and_keeps_labels_with_their_recording() -> None:
         "classes": torch.int64,
     }
     assert collate(samples, length=9).features.shape == (3, 9, 1)
+    assert collate(samples, multiple=4).features.shape == (3, 8, 1)
+    assert collate(samples, multiple=3).features.shape == (3, 6, 1)
     with pytest.raises(ValueError, match="expected samples no longer than 5, got one of 6 snippets"):
         collate(samples, length=5)
+
+
+def test_lists_of_labels_are_padded_with_what_is_no_label() -> None:
+    training_set = TrainingSet([recording(4, [1.5, 3.5], "v"), recording(6, [2.0], "w"), recording(6, [])], CLASSES)
+    samples = [training_set[0, 0, index] for index in range(3)]
+    plain, padded = collate(samples), collate(samples, slots=5)
+    assert padded.recording.tolist() == [0, 0, 1, 3, 3]
+    for name, tensor in vars(plain).items():
+        other = getattr(padded, name)
+        assert other.dtype == tensor.dtype
+        assert torch.equal(other[: len(tensor)], tensor)
+        assert len(other) == (3 if name in ("features", "mask") else 5)
+    with pytest.raises(ValueError, match="expected at most 2 labels, got 3"):
+        collate(samples, slots=2)
+    # The two recordings with the most labels have three; the number is rounded up to a multiple of 8.
+    assert training_set.label_slots(2) == 8
+    crowded = TrainingSet([recording(30, [0.5] * n) for n in (3, 9, 0, 8)], CLASSES)
+    assert [crowded.label_slots(size) for size in (1, 2, 4)] == [16, 24, 24]
 
 
 def test_a_batch_without_labels_has_empty_ones() -> None:

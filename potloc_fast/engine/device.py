@@ -1,0 +1,98 @@
+"""What a run is computed on: the device, the precision, and batches brought to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+from potloc_fast.config.schema import EngineConfig
+from potloc_fast.data.dataset import Batch
+from potloc_fast.errors import InputError
+from potloc_fast.ops._library import _C
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AHEAD = 2  # batches that are read while a GPU computes: more would only hold memory
+
+T = TypeVar("T")
+
+
+def pick_device(config: EngineConfig) -> torch.device:
+    """The device of a run; of several processes on a machine each gets a GPU of its own.
+
+    What `auto` takes is said on stderr wherever a GPU is there.
+
+    Raises:
+        InputError: a GPU is asked for and none can be used.
+    """
+    reason, index = None, int(os.environ.get("LOCAL_RANK", 0))
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        reason = "torch was built without CUDA" if torch.version.cuda is None else "torch finds none"
+    elif not _C.cuda_architectures:
+        reason = "potloc_fast was built without CUDA kernels"
+    elif index >= torch.cuda.device_count():
+        reason = f"{torch.cuda.device_count()} for process {index} of this machine, counted from 0"
+    if reason is not None and config.device == "cuda":
+        raise InputError(f"engine.device: expected a GPU that can be used, found none: {reason}")
+    device = torch.device("cuda", index) if reason is None else torch.device("cpu")
+    if config.device == "auto" and torch.cuda.is_available() and index == 0:
+        say(f"engine.device: {device} ({torch.cuda.get_device_name(device) if reason is None else reason})")
+    return device
+
+
+@cache
+def say(line: str) -> None:
+    """Print on stderr, the same line once."""
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Let a GPU's float32 matrix products and convolutions be rounded to TF32, or not, until the end of the block."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The block that a model's forward runs in."""
+    return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF)
+
+
+def bring(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on a device; for a GPU they are read ahead and copied while it computes."""
+    if device.type == "cpu":
+        yield from batches
+        return
+
+    def pinned() -> Iterator[Batch]:
+        torch.cuda.set_device(device)  # of the thread, which else would take up memory of the first GPU
+        for batch in batches:
+            yield Batch(**{name: tensor.pin_memory() for name, tensor in vars(batch).items()})
+
+    for batch in read_ahead(pinned(), AHEAD):
+        yield batch.to(device)
+
+
+def read_ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """The same items, of which a thread makes `count` before they are asked for."""
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, source, end) for _ in range(count))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, source, end))
+            yield item  # type: ignore[misc]

@@ -1,0 +1,105 @@
+"""Several processes that share every batch, started by torchrun: each computes a share, and the first one writes.
+
+Losses are averages over the positives and seeds of a batch, which lie unevenly in its shares. So every process gathers
+the scores of all, forms the losses of the whole batch, and passes gradients back to its own share: the sum of what the
+processes find is the gradient of the whole batch, and every process knows its losses.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from potloc_fast.losses import pyramid_mask
+from potloc_fast.models.pyramid import Pyramid
+
+T = TypeVar("T")
+
+
+def join(device: torch.device) -> None:
+    """Join the processes that torchrun started, once; does nothing in a process on its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+
+
+def rank() -> int:
+    """The number of this process, from 0; the first one writes."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def once(call: Callable[..., object], *args: Any) -> None:
+    """Call in the first process alone, while the others wait."""
+    if rank() == 0:
+        call(*args)
+    if ranks() > 1:
+        dist.barrier()
+
+
+def share_out(model: nn.Module) -> nn.Module:
+    """A form of the model whose gradients, after backward, are averaged over all processes."""
+    if ranks() == 1:
+        return model
+    device = next(model.parameters()).device
+    device_ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def own_rows(mask: Tensor, size: int) -> Tensor:
+    """The mask of this process' share, `Tensor[size, T]`, from that of the whole batch."""
+    if ranks() == 1:
+        return mask
+    return F.pad(mask, (0, 0, 0, size * ranks() - len(mask)))[rank() * size : (rank() + 1) * size]
+
+
+def gather(pyramid: Pyramid, mask: Tensor) -> Pyramid:
+    """The scores of a whole batch; gradients reach the share of this process.
+
+    Args:
+        pyramid: scores of the share.
+        mask: `Tensor[B, T]` of bool, of the whole batch.
+    """
+    if ranks() == 1:
+        return pyramid
+
+    def whole(rows: Tensor) -> Tensor:
+        rows = rows.float().contiguous()
+        # Gradients are averaged over the processes, but to be summed.
+        rows.register_hook(lambda gradient: gradient * ranks())  # type: ignore[no-untyped-call]
+        parts = [torch.empty_like(rows) for _ in range(ranks())]
+        dist.all_gather(parts, rows.detach())
+        parts[rank()] = rows
+        return torch.cat(parts)[: len(mask)]
+
+    lengths, distances = pyramid.level_lengths, pyramid.distances
+    return Pyramid(
+        whole(pyramid.logits),
+        pyramid_mask(mask, len(lengths)),
+        lengths,
+        None if distances is None else whole(distances),
+    )
+
+
+def collect(value: T) -> list[T]:
+    """What each process holds, in their order."""
+    if ranks() == 1:
+        return [value]
+    found: list[Any] = [None] * ranks()
+    dist.all_gather_object(found, value)
+    return found

@@ -1,0 +1,104 @@
+"""The log of a training: a row a step, read from the device late enough that no step waits for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from potloc_fast.errors import InputError
+
+DELAY = 4  # steps that a GPU may be behind the host: enough to keep it busy
+
+
+class Metrics:
+    """Writes `metrics.jsonl` and TensorBoard's files, and shows progress.
+
+    Args:
+        folder: where the log goes; None checks the losses alone, in processes that write nothing.
+        stage: the name that progress is shown under.
+        total: number of steps.
+        logged: rows of the steps before the first.
+        step: the first step.
+        delay: how many steps later the values of a step are read.
+    """
+
+    def __init__(self, folder: Path | None, stage: str, total: int, logged: str, step: int, delay: int) -> None:
+        self.stage, self.delay = stage, delay
+        self._waiting: deque[tuple[dict[str, Any], Sequence[str], Tensor, torch.cuda.Event | None, float]] = deque()
+        self._open = ExitStack()
+        self._folder = folder
+        self._begin = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, disable=folder is None)
+        self._bar = self._progress.add_task(stage, total=total, completed=step, loss=math.nan)
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter  # takes over a second to import
+
+            self._log = self._open.enter_context((folder / "metrics.jsonl").open("w", encoding="utf-8"))
+            self._log.write(logged)
+            self._board = self._open.enter_context(SummaryWriter(str(folder / "tensorboard"), purge_step=step))
+
+    def __enter__(self) -> Metrics:
+        self._open.enter_context(self._progress)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def add(self, epoch: int, step: int, lr: float, names: Sequence[str], values: Tensor) -> None:
+        """Take the values of a step, `Tensor[N]`; they are read some steps later.
+
+        Raises:
+            InputError: the loss of an earlier step was not finite.
+        """
+        event = None
+        if values.device.type == "cuda":
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            event.record()
+        seconds = round(time.perf_counter() - self._begin, 3)
+        head = {"stage": self.stage, "epoch": epoch, "step": step, "seconds": seconds}
+        self._waiting.append((head, names, values, event, lr))
+        if len(self._waiting) > self.delay:
+            self._write()
+
+    def flush(self) -> None:
+        """Read and write what waits."""
+        while self._waiting:
+            self._write()
+        if self._folder is not None:
+            self._log.flush()
+
+    def _write(self) -> None:
+        head, names, values, event, lr = self._waiting.popleft()
+        if event is not None:
+            event.synchronize()
+        row = dict(zip(names, values.tolist(), strict=True)) | {"lr": lr}
+        if not math.isfinite(row["total"]):
+            raise InputError(
+                f"{self.stage}: expected a finite loss, got {row['total']} at step {head['step']}, epoch "
+                f"{head['epoch']}: lower the learning rate or clip the gradient"
+            )
+        if self._folder is not None:
+            self._log.write(json.dumps(head | row) + "\n")
+            for name, value in row.items():
+                self._board.add_scalar(f"{self.stage}/{name}", value, head["step"])
+        self._progress.update(self._bar, completed=head["step"] + 1, loss=row["total"])

@@ -1,0 +1,146 @@
+"""Several processes against one: they share every batch and all detections."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import potloc_fast
+from potloc_fast.config import load_config
+from potloc_fast.engine import distributed, fit
+from potloc_fast.engine.run import Run
+from potloc_fast.engine.train import load_dataset
+from potloc_fast.losses import total_loss
+
+# Without what is drawn at random in each process. Batches of 3 and 1 recordings: the second process computes one of the
+# first and none of the second. Whole recordings and crops of different lengths: shares are padded alike.
+TINY = (
+    "data.recordings=7",
+    "data.length=90",
+    "data.width=6",
+    "data.classes=3",
+    "base.model.hidden=8",
+    "base.model.dropout=0",
+    "base.train.epochs=3",
+    "base.train.batch_size=3",
+    "model.width=8",
+    "model.levels=2",
+    "model.drop_path=0",
+    "model.boundary_head=true",
+    "train.epochs=3",
+    "train.batch_size=3",
+    "train.length=64",
+    "train.ema=0.9",
+    "detect.batch_size=1",
+    "engine.device=cpu",
+)
+ROOT = Path(potloc_fast.__file__).resolve().parents[1]
+
+
+def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "-m", "potloc_fast", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return potloc_fast.train(load_config("synthetic", TINY), tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that one process began, and that two go on with after the first epoch."""
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    calls = iter(range(100))
+
+    def interrupted(*args: Any) -> Any:
+        if next(calls) == 3:  # in the second epoch of the base model
+            raise KeyboardInterrupt
+        return total_loss(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "total_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            potloc_fast.train(load_config("synthetic", TINY), folder)
+    done = torchrun("train", "synthetic", *TINY, "--run-dir", folder, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("everything is in") == 1  # the first process alone prints
+    return Run.open(folder)
+
+
+def detections(path: Path) -> list[tuple[str, str, float, float, float]]:
+    results = json.loads(path.read_text())["results"]
+    return [(video, row["label"], *row["segment"], row["score"]) for video, rows in results.items() for row in rows]
+
+
+def assert_same_detections(path: Path, other: Path) -> None:
+    found, want = detections(path), detections(other)
+    assert want
+    assert [row[:2] for row in found] == [row[:2] for row in want]
+    np.testing.assert_allclose([row[2:] for row in found], [row[2:] for row in want], atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["base", "potloc"])
+def test_two_processes_train_as_one_does(alone: Run, shared: Run, stage: str) -> None:
+    logs = [
+        [json.loads(line) for line in (run.folder / stage / "metrics.jsonl").read_text().splitlines()]
+        for run in (alone, shared)
+    ]
+    assert len(logs[0]) >= 6
+    for row, other in zip(*logs, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {"seconds"}:
+            assert other[name] == (row[name] if name == "stage" else pytest.approx(row[name], rel=1e-5, abs=1e-5)), name
+
+
+def test_two_processes_detect_as_one_does(alone: Run, shared: Run) -> None:
+    for name in ("base/proposals.json", "base/detections.json", "potloc/detections.json"):
+        assert_same_detections(shared.folder / name, alone.folder / name)
+
+
+def test_two_processes_write_the_same_files(alone: Run, shared: Run) -> None:
+    names = [
+        {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.suffix in (".json", ".yaml")}
+        for run in (alone, shared)
+    ]
+    assert names[0] == names[1]
+    # One process writes; the base model's was begun by another.
+    assert [len(list((shared.folder / stage / "tensorboard").iterdir())) for stage in ("base", "potloc")] == [2, 1]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_first_process_writes_while_the_others_wait(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(distributed, "rank", lambda: number)
+    monkeypatch.setattr(distributed, "ranks", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "barrier", lambda: calls.append("waited"))
+    distributed.once(calls.append, "written")
+    assert calls == (["written", "waited"] if number == 0 else ["waited"])
+
+
+def test_two_processes_predict_as_one_does(alone: Run, tmp_path: Path) -> None:
+    tested = load_dataset(alone.config).subset("test")
+    assert len(tested) > 1
+    for recording in tested:
+        np.save(tmp_path / f"{recording.id}.npy", recording.features)
+    files = sorted(tmp_path.glob("*.npy"))
+    done = torchrun("predict", alone.folder, *files, "-o", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("detections: ") == 1
+    assert_same_detections(tmp_path / "found.json", alone.folder / "potloc" / "detections.json")
