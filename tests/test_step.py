@@ -22,6 +22,7 @@ from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.points import draw_points
 from potloc_fast.data.resident import ResidentSet
 from potloc_fast.engine.capture import WARM_UP, CapturedStep
+from potloc_fast.engine.device import float32_products
 from potloc_fast.engine.fit import WarmedAverage, update
 from potloc_fast.losses import sample_labels, total_loss
 from potloc_fast.models import BaseModel, POTLoc
@@ -70,8 +71,8 @@ def training_set(length: int) -> TrainingSet:
     return TrainingSet(dataset.subset("train"), dataset.classes, length=length)
 
 
-def make_model(preset: str, stage: str) -> tuple[nn.Module, BaseStage | Config]:
-    config = load_config(preset, overrides=["data.root=here"])
+def make_model(preset: str, stage: str, *overrides: str) -> tuple[nn.Module, BaseStage | Config]:
+    config = load_config(preset, overrides=["data.root=here", *overrides])
     if stage == "base":
         return BaseModel(32, CLASSES, **config.base.model.model_dump()), config.base
     return POTLoc(32, CLASSES, **config.model.model_dump()), config
@@ -261,6 +262,26 @@ def test_captured_and_eager_steps_give_the_same_losses(preset: str, stage: str, 
     eager, replayed = train(False), train(True)
     assert len(eager) == 200
     torch.testing.assert_close(torch.stack(replayed), torch.stack(eager), rtol=1e-3, atol=1e-5)
+
+
+def losses_of_50_steps(device: torch.device, stage: str) -> Tensor:
+    """Losses and gradient norms of a training in which nothing is random but the crops."""
+    torch.manual_seed(0)
+    model, config = make_model("hapt_boundaries", stage, "base.model.dropout=0", "model.dropout=0", "model.drop_path=0")
+    model.to(device)
+    step = make_step(model, config, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True))
+    data = training_set(length=128)
+    rows = [step(batch.to(device)).cpu() for epoch in range(25) for batch in batches(data, 4, epoch, 0)]
+    assert len(rows) == 50
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("stage", ["base", "potloc"])
+def test_a_gpu_follows_the_cpu(stage: str, cuda: torch.device) -> None:
+    with float32_products("fp32"):
+        torch.testing.assert_close(
+            losses_of_50_steps(cuda, stage), losses_of_50_steps(torch.device("cpu"), stage), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_batches_and_steps_on_a_gpu_do_not_wait(cuda: torch.device) -> None:
