@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import queue
 from pathlib import Path
 
 import pytest
+import torch
 
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.load import merge
-from potloc_fast.engine.ablate import STUDIES, Outcome, ablate, arms_of, base_folder, summary, to_csv, to_markdown
+from potloc_fast.engine.ablate import (
+    STUDIES,
+    Outcome,
+    ablate,
+    arms_of,
+    base_folder,
+    summary,
+    take_gpu,
+    to_csv,
+    to_markdown,
+)
 from potloc_fast.errors import InputError
 
 TINY = (
@@ -104,6 +117,19 @@ def test_arms_with_other_points_have_base_models_of_their_own() -> None:
     config = tiny().model_dump(mode="json")
     arms = [Config.model_validate(merge(config, arm.changes)) for arm in arms_of("points", tiny())]
     assert len({base_folder(Path("out"), arm) for arm in arms}) == len(arms) == 5
+
+
+@pytest.mark.parametrize(("gpus", "taken"), [(0, "0000"), (1, "0000"), (2, "0101"), (3, "0120")])
+def test_processes_take_gpus_in_turns(monkeypatch: pytest.MonkeyPatch, gpus: int, taken: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "9")
+    numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
+    found = ""
+    for number in range(4):
+        numbers.put(number)
+        take_gpu(numbers)
+        found += os.environ["LOCAL_RANK"]
+    assert found == taken
 
 
 def test_what_is_wrong_is_said() -> None:

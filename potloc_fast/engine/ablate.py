@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -157,7 +158,7 @@ def ablate(
         out: the folder to write to: `<study>.csv` (a row for each arm and seed), `<study>.md` (mean and standard
             deviation over the seeds), `<study>.png`, and the runs in `<study>/` and `base/`.
         seeds: one or more.
-        jobs: processes to spread the runs over; they share the cores evenly.
+        jobs: processes to spread the runs over; they share the cores evenly, and take the GPUs in turns.
 
     Returns:
         The outcomes, by arm, then seed.
@@ -178,7 +179,10 @@ def ablate(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[str] = []
     context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    numbers = context.SimpleQueue()
+    for number in range(jobs):
+        numbers.put(number)
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=take_gpu, initargs=(numbers,)) as pool:
         first: list[Task] = [(folder, changed, None) for folder, changed in bases.items()]
         second: list[Task] = [
             (folder, changed, base_folder(out, changed)) for folder, (_, _, changed) in zip(folders, runs, strict=True)
@@ -209,6 +213,13 @@ def _base_config(config: Config) -> Config:
 def base_folder(out: Path, config: Config) -> Path:
     """The folder of the base model that a run uses."""
     return out / "base" / sha256(dump_config(_base_config(config)).encode()).hexdigest()[:12]
+
+
+def take_gpu(numbers: SimpleQueue[int]) -> None:
+    """Give this process the next of the machine's GPUs, in turns, the way torchrun would (see `pick_device`)."""
+    import torch
+
+    os.environ["LOCAL_RANK"] = str(numbers.get() % max(1, torch.cuda.device_count()))
 
 
 Task: TypeAlias = tuple[Path, Config, Path | None]
