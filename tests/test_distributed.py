@@ -41,13 +41,12 @@ TINY = (
     "detect.batch_size=1",
     "engine.device=cpu",
 )
-ROOT = Path(potloc_fast.__file__).resolve().parents[1]
 
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command line in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, "-m", "potloc_fast", *map(str, arguments)],
         capture_output=True,
@@ -55,6 +54,7 @@ def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=300,
         env=environment,
+        cwd=Path(potloc_fast.__file__).parents[1],  # the package under test, wherever it is installed
     )
 
 
