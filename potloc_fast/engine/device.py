@@ -20,6 +20,7 @@ from potloc_fast.ops._library import _C
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 AHEAD = 2  # batches that are read while a GPU computes: more would only hold memory
+PINNED = 2**28  # bytes of the largest tensor to pin: pinning is slow, and torch rounds it up to a power of two
 
 T = TypeVar("T")
 
@@ -82,7 +83,8 @@ def bring(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     def pinned() -> Iterator[Batch]:
         torch.cuda.set_device(device)  # of the thread, which else would take up memory of the first GPU
         for batch in batches:
-            yield Batch(**{name: tensor.pin_memory() for name, tensor in vars(batch).items()})
+            tensors = vars(batch).items()
+            yield Batch(**{name: x.pin_memory() if x.nbytes <= PINNED else x for name, x in tensors})
 
     for batch in read_ahead(pinned(), AHEAD):
         yield batch.to(device)
