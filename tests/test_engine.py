@@ -290,7 +290,9 @@ def test_standardization_is_saved_with_the_model(tmp_path: Path) -> None:
     model = run.load("base")
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 5, len(mean)))).float()
     expected = (x - torch.from_numpy(mean).float()) / torch.from_numpy(std).float()
-    torch.testing.assert_close(model.standardize(x), expected, rtol=1e-4, atol=1e-5)
+    mask = torch.tensor([[True, True, False, True, True]])
+    expected[~mask] = 0
+    torch.testing.assert_close(model.standardize(x, mask), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from potloc_fast.models import BaseModel, POTLoc, Pyramid
-from potloc_fast.models.layers import DepthwiseConv
+from potloc_fast.models.layers import DepthwiseConv, TemporalConv
 from potloc_fast.models.winograd import conv3
 
 FEATURES, CLASSES = 6, 3
@@ -252,6 +252,13 @@ def test_conv3_in_half_is_off_by_at_most_twice_what_conv1d_is(dtype: torch.dtype
     exact, ours, plain = run(naive_conv3, torch.float64), run(conv3, dtype), run(naive_conv3, dtype)
     for want, found, other in zip(exact, ours, plain, strict=True):
         assert (found - want).norm() <= 2 * (other - want).norm()
+
+
+@pytest.mark.parametrize("wide", [1, 8])
+def test_a_temporal_conv_is_the_same_wide_and_narrow(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potloc_fast.models.layers.WIDE", wide)
+    conv, x = TemporalConv(7, 5), normal(2, 9, 7)
+    torch.testing.assert_close(conv(x), naive_conv3(x, conv.weight, conv.bias))
 
 
 @pytest.mark.parametrize("t", [1, 2, 9])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from potloc_fast.models.layers import Standardize, TemporalConv, masked
+from potloc_fast.models.layers import Standardize, TemporalConv
 from potloc_fast.models.pyramid import Pyramid
 
 
@@ -43,6 +43,6 @@ class BaseModel(nn.Module):
             A pyramid of one level.
         """
         mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
-        x = self.conv(masked(self.standardize(features), mask)).relu_()
+        x = self.conv(self.standardize(features, mask)).relu_()
         logits = self.classifier(self.dropout(x))
         return Pyramid(logits, mask, (features.shape[1],))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from potloc_fast.models.winograd import conv3
 from potloc_fast.ops import local_attention
 
+WIDE = 512  # channels in and out, from which a convolution by fewer multiplications is faster
+
 
 class Standardize(nn.Module):
     """Subtract the mean and divide by the standard deviation of the training features, kept with the weights.
@@ -35,14 +37,21 @@ class Standardize(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardize `Tensor[B, T, F]`."""
-        return (x - self.mean).div_(self.std)  # in place: a large array is slow to come by
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Standardize `Tensor[B, T, F]` and zero its padded snippets."""
+        return (x - self.mean).div_(self.std).mul_(mask.unsqueeze(-1))  # in place: a large array is slow to come by
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
     """Zero the padded snippets of `Tensor[B, T, C]`."""
     return x * mask.unsqueeze(-1)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1) -> Tensor:
+    """Convolve `Tensor[B, T, C]` over time with `Tensor[O, C / groups, 3]`, with zeros before and after it."""
+    # As an image of height 1, channels last, the sequence is read where it lies; `conv1d` would transpose it.
+    image, weight = x.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2)
+    return F.conv2d(image, weight, bias, (1, stride), (0, 1), groups=groups).squeeze(2).transpose(1, 2)
 
 
 class TemporalConv(nn.Module):
@@ -62,7 +71,12 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `Tensor[B, T, C]`, whose padded snippets must be zero."""
-        return conv3(x, self.weight, self.bias)
+        # Fewer multiplications are worth the passes over memory that they take where matrices are large, and tensor
+        # cores don't make multiplications cheap.
+        tensor_cores = x.is_cuda and (torch.is_autocast_enabled("cuda") or x.dtype.itemsize == 2)
+        if min(self.weight.shape[1:]) >= WIDE and not tensor_cores:
+            return conv3(x, self.weight, self.bias)
+        return convolve(x, self.weight.permute(1, 2, 0), self.bias)
 
 
 class DepthwiseConv(nn.Module):
@@ -80,10 +94,7 @@ class DepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `Tensor[B, T, C]`, whose padded snippets must be zero."""
-        # As an image of height 1, channels last, the sequence is read where it lies; `conv1d` would transpose it.
-        image, weight = x.transpose(1, 2).unsqueeze(2), self.weight.unsqueeze(2)
-        out = F.conv2d(image, weight, stride=(1, self.stride), padding=(0, 1), groups=x.shape[2])
-        return out.squeeze(2).transpose(1, 2)
+        return convolve(x, self.weight, stride=self.stride, groups=x.shape[2])
 
 
 class DropPath(nn.Module):

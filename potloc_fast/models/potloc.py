@@ -15,7 +15,7 @@ LARGEST_EXPONENT = 8.0  # of a distance: beyond any action, and far from what ex
 
 
 class _ConvStack(nn.Module):
-    """Convolutions, each followed by layer normalization and ReLU."""
+    """Convolutions, each followed by layer normalization and ReLU; padded snippets are zero before and after."""
 
     def __init__(self, inputs: int, width: int, count: int = 2) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class _ConvStack(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, read: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = conv(masked(x, read))
+            x = conv(x)
             # Where padding is read, it is what a convolution makes of it that is masked.
-            x = norm(x if read is mask else masked(x, mask)).relu_()
+            x = masked(norm(x if read is mask else masked(x, mask)).relu_(), read)
         return x
 
 
@@ -112,7 +112,7 @@ class POTLoc(nn.Module):
         """
         mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
         read = torch.ones_like(mask) if self.padding_leaks else mask
-        x = self.embedding(self.dropout(self.standardize(features)), mask, read)
+        x = self.embedding(self.dropout(self.standardize(features, read)), mask, read)
         for block in self.blocks[: self.stem]:
             x, mask = block(x, mask)
         levels = [(x, mask)]
@@ -129,11 +129,12 @@ class POTLoc(nn.Module):
         read = mask
         if self.padding_leaks:
             read = torch.cat([F.pad(torch.ones_like(own), (0, 1)) for _, own in levels], dim=1)
-        logits = self.classifier(masked(self.decoder(x, mask, read), read))
+        x = masked(x, read)
+        logits = self.classifier(self.decoder(x, mask, read))
         distances = None
         if self.boundary_decoder is not None and self.boundaries is not None:
             # Exponents, as in FCOS: an error changes a distance by a factor, which is what the IoU punishes.
-            exponents = self.boundaries(masked(self.boundary_decoder(x, mask, read), read)).float()
+            exponents = self.boundaries(self.boundary_decoder(x, mask, read)).float()
             exponents = exponents.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
             distances = [2.0**level * part.exp() for level, part in enumerate(split(exponents))]
         return Pyramid(
