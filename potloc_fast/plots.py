@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ KIND_COLOURS = {  # told apart by the colour-blind, too
     "background": "#999999",
 }
 GROUP_COLOURS = ("#56b4e9", "#e69f00", "#009e73")
+ScoredSegment: TypeAlias = tuple[float, float, float]  # start and end in seconds, score
 
 
 def plot_losses(metrics: str | Path, output: str | Path) -> None:
@@ -42,7 +43,7 @@ def plot_losses(metrics: str | Path, output: str | Path) -> None:
     steps = np.array([row["step"] for row in rows])
     width = max(1, len(rows) // 50)
     figure, axes = _figure(8, 4)
-    for name in ("total", "mil", "act", "bg"):
+    for name in (name for name in ("total", "mil", "act", "bg", "boundary") if name in rows[0]):
         values = np.array([row[name] for row in rows])
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
         line = axes.plot(steps, values, alpha=0.2, linewidth=0.8)[0]
@@ -73,30 +74,29 @@ def plot_recording(
         output: the picture to write; its suffix decides the format.
         pseudo_labels: pseudo-labels, also of other recordings.
     """
-    own = [_of(segments, recording.id) for segments in (pseudo_labels, detections)]
-    best = {name: max((row[2] for row in own[1] if row[3] == name), default=0.0) for name in classes}
-    known = {instance.label for instance in recording.instances}
-    shown = sorted(classes, key=lambda name: (name not in known, -best[name]))[:SHOWN_CLASSES]
-    shown = [name for name in classes if name in shown and (name in known or best[name] > 0)] or list(classes[:1])
-    lanes: list[tuple[str, str, dict[str, list[tuple[float, float, float]]]]] = [
-        (
-            "truth",
-            "tab:green",
-            {name: [(i.start_sec, i.end_sec, 1.0) for i in recording.instances if i.label == name] for name in shown},
-        ),
-        ("pseudo-labels", "tab:orange", {name: [row[:3] for row in own[0] if row[3] == name] for name in shown}),
-        ("detections", "tab:blue", {name: _clearest([row for row in own[1] if row[3] == name]) for name in shown}),
+    truth: dict[str, list[ScoredSegment]] = {}
+    for item in recording.instances:
+        truth.setdefault(item.label, []).append((item.start_sec, item.end_sec, 1.0))
+    labelled, found = _by_label(pseudo_labels, recording.id), _by_label(detections, recording.id)
+    best = {name: max((score for _, _, score in found.get(name, ())), default=0.0) for name in classes}
+    shown = sorted(classes, key=lambda name: (name not in truth, -best[name]))[:SHOWN_CLASSES]
+    shown = [name for name in classes if name in shown and (name in truth or best[name] > 0)] or list(classes[:1])
+    lanes = [
+        ("truth", "tab:green", truth),
+        ("pseudo-labels", "tab:orange", labelled),
+        ("detections", "tab:blue", {name: _clearest(found.get(name, ())) for name in shown}),
     ]
-    lanes = [lane for lane in lanes if any(lane[2].values())]
+    lanes = [lane for lane in lanes if any(lane[2].get(name) for name in shown)]
     centres = recording.grid.to_sec(np.arange(len(curves), dtype=np.float64) + 0.5)
     figure, all_axes = _figure(14, 1.1 * len(shown) + 1, rows=len(shown))
     for axes, name in zip(np.atleast_1d(all_axes), shown, strict=True):
-        score = curves[:, list(classes).index(name)]
-        axes.fill_between(centres, score / max(float(score.max()), 1e-6), color="0.8", step="mid", linewidth=0)
+        curve = curves[:, list(classes).index(name)]
+        axes.fill_between(centres, curve / max(float(curve.max()), 1e-6), color="0.8", step="mid", linewidth=0)
         for depth, (lane, colour, segments) in enumerate(lanes):
             bottom = -0.3 * (depth + 1)
-            for start, end, weight in segments[name]:
-                opacity = 1.0 if lane != "detections" else 0.3 + 0.7 * weight / best[name]
+            for start, end, score in segments.get(name, ()):
+                fades = lane == "detections" and best[name] != 0
+                opacity = 0.3 + 0.7 * score / best[name] if fades else 1.0
                 axes.broken_barh([(start, end - start)], (bottom, 0.24), color=colour, alpha=opacity, linewidth=0)
         times = [point.time_sec for point in recording.points if point.label == name]
         axes.plot(times, np.full(len(times), -0.18), "k|", markersize=8, label="points")
@@ -253,22 +253,25 @@ def _draw_reliability(axes: Any, analysis: Analysis) -> None:
     counts.spines[["top"]].set_visible(False)
 
 
-def _of(segments: Segments | None, video: str) -> list[tuple[float, float, float, str]]:
-    """(start, end, score, label) of one recording."""
+def _by_label(segments: Segments | None, video: str) -> dict[str, list[ScoredSegment]]:
+    """The segments of one recording, a list for each label that it has."""
+    found: dict[str, list[ScoredSegment]] = {}
     if segments is None or video not in segments.videos:
-        return []
-    rows = np.flatnonzero(segments.video == segments.videos.index(video))
-    return [
-        (segments.start_sec[i], segments.end_sec[i], segments.score[i], segments.labels[segments.label[i]])
-        for i in rows
-    ]
+        return found
+    rows = segments.take(segments.video == segments.videos.index(video))
+    columns = (rows.label, rows.start_sec, rows.end_sec, rows.score)
+    for label, start, end, score in zip(*(column.tolist() for column in columns), strict=True):
+        found.setdefault(rows.labels[label], []).append((start, end, score))
+    return found
 
 
-def _clearest(rows: list[tuple[float, float, float, str]]) -> list[tuple[float, float, float]]:
+def _clearest(rows: Sequence[ScoredSegment]) -> list[ScoredSegment]:
     """Of detections of a class those worth drawing: no better one overlaps, and the score is half of the best."""
-    drawn: list[tuple[float, float, float]] = []
-    for start, end, score, _ in sorted(rows, key=lambda row: -row[2]):
-        if (not drawn or score >= drawn[0][2] / 2) and all(end <= other[0] or other[1] <= start for other in drawn):
+    drawn: list[ScoredSegment] = []
+    for start, end, score in sorted(rows, key=lambda row: -row[2]):
+        if drawn and score < drawn[0][2] / 2:
+            break
+        if all(end <= other[0] or other[1] <= start for other in drawn):
             drawn.append((start, end, score))
     return drawn
 

@@ -34,8 +34,13 @@ def inked(path: Path) -> float:
     return float((imread(path)[..., :3] < 1).any(axis=-1).mean())
 
 
-def log(path: Path, steps: int) -> Path:
-    row = {"stage": "base", "epoch": 0, "total": 2.5, "mil": 1.0, "act": 1.0, "bg": 1.0}
+def shades(path: Path) -> set[str]:
+    pixels = (imread(path)[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    return {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(pixels, axis=0).tolist()}
+
+
+def log(path: Path, steps: int, **more: float) -> Path:
+    row = {"stage": "base", "epoch": 0, "total": 2.5, "mil": 1.0, "act": 1.0, "bg": 1.0, **more}
     path.write_text("".join(json.dumps(row | {"step": step}) + "\n" for step in range(steps)))
     return path
 
@@ -70,6 +75,13 @@ def test_losses_of_any_number_of_steps(tmp_path: Path, steps: int) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["losses.png"]
 
 
+def test_the_loss_of_a_boundary_head_is_drawn(tmp_path: Path) -> None:
+    for name, more in (("without", {}), ("with", {"boundary": 0.3})):
+        plot_losses(log(tmp_path / "metrics.jsonl", 50, **more), tmp_path / f"{name}.png")
+    fifth_colour = "#9467bd"
+    assert fifth_colour in shades(tmp_path / "with.png") - shades(tmp_path / "without.png")
+
+
 def test_losses_without_a_log(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metrics\.jsonl: expected a file, found none"):
         plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
@@ -83,11 +95,9 @@ def test_a_recording_with_all_that_is_known(tmp_path: Path) -> None:
     width, height = png_size(full)
     assert width == 1680
     assert 300 < height < 600
-    colours = {tuple(colour) for colour in (imread(full)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
-    green, orange, blue = (44, 160, 44), (255, 127, 14), (31, 119, 180)  # truth, pseudo-labels, detections
-    assert {green, orange, blue} <= colours
-    without = {tuple(colour) for colour in (imread(bare)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
-    assert not {green, orange, blue} & without
+    lanes = {"#2ca02c", "#ff7f0e", "#1f77b4"}  # truth, pseudo-labels, detections
+    assert lanes <= shades(full)
+    assert not lanes & shades(bare)
 
 
 def test_a_recording_without_truth(tmp_path: Path) -> None:
@@ -121,6 +131,13 @@ def test_scores_of_zero_and_one_snippet(tmp_path: Path) -> None:
     assert png_size(output)[0] == 1680
 
 
+@pytest.mark.parametrize("score", [0.0, -0.2])
+def test_the_best_detection_can_score_zero_or_less(tmp_path: Path, score: float) -> None:
+    output = tmp_path / "v.png"
+    plot_recording(LABELLED, CLASSES, curves(), segments((0, 2.0, 6.0, score), (0, 8.0, 9.0, score)), output)
+    assert "#1f77b4" in shades(output)
+
+
 def test_a_study_gets_a_row_for_each_arm_and_a_longer_bar_for_a_better_one(tmp_path: Path) -> None:
     def drawn(name: str, *means: float) -> Path:
         outcomes = [
@@ -135,11 +152,6 @@ def test_a_study_gets_a_row_for_each_arm_and_a_longer_bar_for_a_better_one(tmp_p
     assert png_size(four)[1] > png_size(two)[1]
     worse = drawn("worse.png", 60.0, 6.0)
     assert inked(worse) < inked(two) - 0.05
-
-
-def shades(path: Path) -> set[str]:
-    pixels = (imread(path)[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    return {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(pixels, axis=0).tolist()}
 
 
 def test_an_analysis(tmp_path: Path) -> None:
