@@ -9,6 +9,7 @@ import json
 import pkgutil
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -47,7 +48,12 @@ def run(case: Case | Scaling, budget_s: float) -> list[Result]:
         except AssertionError as error:
             first_line = str(error).strip().partition("\n")[0]
             return [*results, Result(case, size, {}, {}, first_line or "a peer's result differs from ours")]
-        results.append(Result(case, size, timings, work.parts() if work.parts else {}))
+        try:
+            parts = work.parts() if work.parts else {}
+        except Exception as error:  # what was timed is worth more than how it is made up
+            log(f"{case.id}: its parts can't be told: {error}")
+            parts = {}
+        results.append(Result(case, size, timings, parts))
     return results
 
 
@@ -56,7 +62,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the operators and the steps around them beside their peers. Exit status 1: a "
-        "result differs from a peer's, a ratio regressed (--compare), or what --id names can't be measured here.",
+        "result differs from a peer's, a case breaks, a ratio regressed (--compare), or what --id names can't be "
+        "measured here.",
     )
     parser.add_argument(
         "--id", action="append", nargs="+", metavar="ID", help="what to measure, also nms-*; all without"
@@ -100,6 +107,12 @@ def main() -> int:
             values.append({"id": case.id, "unavailable": str(reason)})
             failures += [f"{case.id}: not measured"] if wanted else []
             continue
+        except Exception as error:  # whatever breaks one case, the others are measured
+            traceback.print_exc()
+            first_line = str(error).strip().partition("\n")[0]
+            values.append({"id": case.id, "error": f"{type(error).__name__}: {first_line}"})
+            failures.append(f"{case.id}: {type(error).__name__}: {first_line}")
+            continue
         console.print(report.table(case, results))
         value = report.to_json(case, results)
         values.append(value)
@@ -111,6 +124,8 @@ def main() -> int:
         if isinstance(case, Scaling) and "spread" in value:
             aim = "" if case.spread is None else f", aimed at {case.spread:.0%}"
             console.print(f"  time per item differs by {value['spread']:.0%} from {case.axis} {case.steady}{aim}\n")
+        if options.out:  # after each case: what was measured is kept, whatever ends the process
+            _write(measured, options.out)
     if options.compare:
         failures += _compare(measured, options.compare, options.max_regression)
     if options.json:
@@ -119,8 +134,6 @@ def main() -> int:
             sys.stdout.write(text)
         else:
             Path(options.json).write_text(text)
-    if options.out:
-        _write(measured, options.out)
     if missed:
         console.print("Aims that were missed:", *missed, sep="\n  ")
     for failure in failures:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import potloc_fast
 from benchmarks.harness import Case, Scaling, Work
@@ -57,7 +58,7 @@ def process(*arguments: str) -> str:
         environment["PYTHONPATH"] = str(home)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(command, cwd=folder, env=environment, check=True, stdout=PIPE, text=True).stdout
 
 
 def steps_of_a_process(steps: Mapping[str, str], alone: str | None = None) -> Work:

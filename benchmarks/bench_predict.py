@@ -3,7 +3,7 @@
 The recordings are the test split of HAPT and the settings those of its preset. The model's weights are random, which is
 all the same for its speed but not for the number of proposals: so what lies after the model starts from smooth curves
 in the shapes of the model's scores, which leave some 50,000 detections after NMS. On a GPU the model is part of what is
-measured, and there is one recording of a million snippets, from features in memory to detections.
+measured, and there is one recording of a million snippets, from features in the host's memory to detections.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from potloc_fast.data.grid import Grid
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.recording import Recording
 from potloc_fast.engine.detect import detect, propose, suppress
+from potloc_fast.engine.device import bring
 from potloc_fast.losses import pyramid_mask
 from potloc_fast.models import POTLoc
 from potloc_fast.models.pyramid import Pyramid
@@ -59,10 +60,12 @@ def hapt_test_split(device: str = "cpu") -> Work:
     model = POTLoc(width, classes, **config.model.model_dump()).eval().to(device)
     options = config.model.model_dump(exclude={"dropout", "padding_leaks", "boundary_head"})
     released_model = ReleasedPOTLoc(width, classes, **options).to(device)
-    smooth = [
-        smooth_pyramid(batch.mask.cpu(), classes, config.model.levels, seed) for seed, batch in enumerate(batches)
+    alone = [
+        (features[mask].T[None], mask[mask][None, None])
+        for batch in batches
+        for features, mask in zip(batch.features, batch.mask, strict=True)
     ]
-    pyramids = [Pyramid(each.logits.to(device), each.mask.to(device), each.level_lengths) for each in smooth]
+    pyramids = [smooth_pyramid(batch.mask, classes, config.model.levels, seed) for seed, batch in enumerate(batches)]
     thresholds = np.array(rules.class_thresholds.values(), dtype=np.float32)
 
     @torch.no_grad()
@@ -79,15 +82,14 @@ def hapt_test_split(device: str = "cpu") -> Work:
     @torch.no_grad()
     def released() -> list[tuple[np.ndarray[Any, Any], ...]]:
         if on_gpu:
-            for batch in batches:
-                for features, mask in zip(batch.features, batch.mask, strict=True):
-                    released_model(features.T[None], mask[None, None])
-        return [released_form(pyramid) for pyramid in smooth]
+            for recording in alone:
+                released_model(*recording)
+        return [released_form(pyramid) for pyramid in pyramids]
 
     def released_form(pyramid: Pyramid) -> tuple[np.ndarray[Any, Any], ...]:
         found = []
         for video in range(len(pyramid.logits)):
-            levels = [logits[video, mask[video]].sigmoid().numpy() for logits, mask in pyramid.levels()]
+            levels = [logits[video, mask[video]].sigmoid().cpu().numpy() for logits, mask in pyramid.levels()]
             proposals = released_proposals(
                 levels, thresholds, rules.class_threshold, ratio, rules.upsample, rules.outer
             )
@@ -115,7 +117,8 @@ def hapt_test_split(device: str = "cpu") -> Work:
 def smooth_pyramid(mask: Tensor, classes: int, levels: int, seed: int) -> Pyramid:
     """Scores such as a model gives: smooth on the time axis, mostly low; every level sees the same at its stride."""
     size, length = mask.shape
-    curves = smooth_curves(size * (classes + 1), length, seed).logit().view(size, classes + 1, length).transpose(1, 2)
+    curves = smooth_curves(size * (classes + 1), length, seed).logit().to(mask.device)
+    curves = curves.view(size, classes + 1, length).transpose(1, 2)
     strided = [curves[:, :: 2**level] for level in range(levels)]
     return Pyramid(torch.cat(strided, dim=1), pyramid_mask(mask, levels), tuple(part.shape[1] for part in strided))
 
@@ -142,8 +145,8 @@ def long_recording(snippets: int, width: int = 2048, device: str = "cuda") -> Wo
     names = [f"class {number}" for number in range(20)]
     torch.manual_seed(0)
     model = POTLoc(width, len(names), **config.model.model_dump()).eval().to(device)
-    scores = smooth_pyramid(torch.ones(1, snippets, dtype=torch.bool), len(names), config.model.levels + 1, seed=0)
-    pyramid = Pyramid(scores.logits.to(device), scores.mask.to(device), scores.level_lengths)
+    mask = torch.ones(1, snippets, dtype=torch.bool, device=device)
+    pyramid = smooth_pyramid(mask, len(names), config.model.levels + 1, seed=0)
     rows = np.random.default_rng(0).standard_normal((2**12, width), dtype=np.float32)
     features = np.resize(rows, (snippets, width))
     recording = Recording("long", features, Grid(fps=25, window=16, stride=16), "test")
@@ -159,7 +162,7 @@ def long_recording(snippets: int, width: int = 2048, device: str = "cuda") -> Wo
                 model(batch.features, batch.mask)
 
         seconds = {}
-        batch, seconds["copy"] = timed(lambda: whole([recording]).to(device))
+        batch, seconds["copy"] = timed(lambda: next(bring([whole([recording])], torch.device(device))))
         _, seconds["model"] = timed(scored)
         proposals, seconds["proposals"] = timed(lambda: propose(pyramid, rules, ratio))
         _, seconds["NMS"] = timed(lambda: suppress(proposals, len(names), rules.nms))
@@ -202,7 +205,7 @@ CASES: list[Case | Scaling] = [
     ),
     Case(
         "cuda-long",
-        "detection in one long recording, from features in memory",
+        "detection in one long recording, from features in the host's memory",
         "thumos14 preset, 1,000,000 snippets of 2048",
         "bfloat16",
         partial(long_recording, 1_000_000),

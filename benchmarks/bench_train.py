@@ -1,11 +1,11 @@
 """One training step of either model on random features, the crops of a batch read from files, and a whole training.
 
 A step is forward, losses, backward, gradient clipping, Adam and a moving average of the weights. Its learning rate is
-zero: all the work is done, but each run starts from the same weights. On a GPU it is replayed from a CUDA graph, and
-its parts are told apart by events while it runs as it is.
+zero: all the work is done, but each run starts from the same weights. On a GPU it is replayed from a CUDA graph, in
+which events tell its parts apart.
 
-The whole training is the paper's schedule on THUMOS'14, from features on disk to mAP, with the real annotations.
-Features are random, as long as the last instance of a video says.
+The whole training is the paper's schedule on THUMOS'14, from the command, which starts Python, to the table, with the
+real annotations. Features are random, as long as the last instance of a video says.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bench_cuda import need_gpu, waited
-from benchmarks.harness import Case, Unavailable, Work
+from benchmarks.bench_import import process
+from benchmarks.harness import Case, Unavailable, Work, start_peak
 from benchmarks.peers import model as released
 from potloc_fast.config import load_config
 from potloc_fast.config.schema import LossConfig
@@ -36,15 +37,23 @@ from potloc_fast.data.grid import Grid
 from potloc_fast.data.recording import Recording, load_features
 from potloc_fast.engine.capture import WARM_UP, CapturedStep
 from potloc_fast.engine.fit import WarmedAverage, update
-from potloc_fast.engine.train import train
 from potloc_fast.losses import sample_labels, total_loss
 from potloc_fast.models import BaseModel, POTLoc
 
 FEATURES, CLASSES, LABELS = 2048, 20, 15  # as in THUMOS'14; labels a recording
+PARTS = ("inputs", "forward", "losses", "backward", "optimizer", "average")  # of a step
 CLIP, DECAY = 1.0, 0.999
 CONFIG = load_config("thumos14")
 ONLY_OURS = ("dropout", "padding_leaks", "boundary_head")  # options of the model, all off
+COMMAND = """
+import sys, torch
+from potloc_fast.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print(torch.cuda.max_memory_reserved())
+"""
 THUMOS14 = Path(__file__).resolve().parents[2] / "shared" / "data" / "thumos14"
+
+R = TypeVar("R")
 
 
 class Step:
@@ -56,49 +65,53 @@ class Step:
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, capturable=on_gpu)
         self.average = WarmedAverage(model, DECAY)
-        self.marks: list[Any] = []
+        self.marks: dict[str, Any] = {}
 
     def __call__(self) -> dict[str, Tensor]:
         """The logits, the losses and the norm of the gradient."""
+        return self.around(self.take)
+
+    def around(self, take: Callable[[Batch], R]) -> R:
+        """A step as `take` takes it, and the average, which the host weighs."""
         torch.manual_seed(0)
-        found = self.take(self.batch)
+        self.mark("begin")
+        found = take(self.batch)
         self.average.update_parameters(self.model)
-        self.mark()
+        self.mark("average")
         return found
 
     def take(self, batch: Batch) -> dict[str, Tensor]:
-        """All but the average, which the host weighs."""
-        self.marks.clear()
-        self.mark()
+        """All but the average."""
+        self.mark("inputs")
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             pyramid = self.model(batch.features, batch.mask)
-        self.mark()
+        self.mark("forward")
         targets = sample_labels(batch, pyramid.level_lengths, CLASSES, self.config.radius)
         losses = total_loss(pyramid, targets, self.config)
-        self.mark()
+        self.mark("losses")
         losses["total"].backward()
-        self.mark()
+        self.mark("backward")
         norm = update(self.model, self.optimizer, CLIP)
+        self.mark("optimizer")
         return {"logits": pyramid.logits.detach().float(), "norm": norm, **losses}
 
-    def mark(self) -> None:
-        """Note the time, on a GPU that of the device."""
+    def mark(self, part: str) -> None:
+        """Note when a part ends, on a GPU by an event: one that is recorded in a graph is noted anew by each replay."""
         if self.device.type == "cpu":
-            self.marks.append(time.perf_counter())
-        elif not torch.cuda.is_current_stream_capturing():
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.marks.append(event)
+            self.marks[part] = time.perf_counter()
+        else:
+            self.marks[part] = torch.cuda.Event(enable_timing=True, external=True)
+            self.marks[part].record()
 
-    def parts(self) -> Mapping[str, float]:
-        """Seconds of the parts of one more run."""
-        self()
-        seconds = [end - begin for begin, end in pairwise(self.marks)] if self.device.type == "cpu" else []
+    def parts(self, run: Callable[[], object]) -> Mapping[str, float]:
+        """Seconds of the parts of one more run of this step, which add up to all of it."""
+        run()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-            seconds = [begin.elapsed_time(end) / 1e3 for begin, end in pairwise(self.marks)]
-        return dict(zip(("forward", "losses", "backward", "optimizer"), seconds, strict=True))
+        marks = pairwise(self.marks[part] for part in ("begin", *PARTS))
+        seconds = [end - begin if self.device.type == "cpu" else begin.elapsed_time(end) / 1e3 for begin, end in marks]
+        return dict(zip(PARTS, seconds, strict=True))
 
 
 def captured(step: Step) -> Callable[[], dict[str, Tensor]]:
@@ -117,16 +130,17 @@ def captured(step: Step) -> Callable[[], dict[str, Tensor]]:
     take = CapturedStep(stacked, step.device)
 
     def run() -> dict[str, Tensor]:
-        torch.manual_seed(0)
-        values = take(step.batch)
-        step.average.update_parameters(step.model)
+        values = step.around(take)
         torch.cuda.synchronize()
         return dict(zip(names, values, strict=True))
 
-    for _ in range(WARM_UP + 1):
+    for _ in range(WARM_UP):
         run()
+    before = start_peak()
+    run()
     if take.reason is not None:
         raise Unavailable(take.reason)
+    run.peak_bytes = torch.cuda.max_memory_allocated() - before  # type: ignore[attr-defined]
     return run
 
 
@@ -162,12 +176,11 @@ def copy_weights(source: nn.Module, to: nn.Module) -> None:
     to.load_state_dict(found)
 
 
-def pair(
+def released_step(
     ours: nn.Module, theirs: nn.Module, batch: Batch, config: LossConfig, bf16: bool = False
-) -> tuple[Step, Callable[[], Any]]:
-    """Our step and the released one, with the same weights, on the same batch; `bf16` is the released one's."""
+) -> Callable[[], dict[str, Any]]:
+    """The released form of the step, with the weights of ours and on the same batch."""
     copy_weights(ours, theirs)
-    step = Step(ours, batch, config)
     with torch.no_grad():
         lengths = ours(batch.features[:1], batch.mask[:1]).level_lengths
     targets = sample_labels(batch, lengths, CLASSES, config.radius)
@@ -178,7 +191,7 @@ def pair(
         torch.manual_seed(0)
         return peer(features, mask, targets)
 
-    return step, run
+    return run
 
 
 def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float) -> None:
@@ -195,18 +208,20 @@ def setup_step(bf16: bool) -> Work:
     ours = POTLoc(FEATURES, CLASSES, **options)
     theirs = released.ReleasedPOTLoc(FEATURES, CLASSES, **options)
     batch = random_batch(1, 2304)
-    step, peer = pair(ours, theirs, batch, CONFIG.loss)
+    step, peer = Step(ours, batch, CONFIG.loss), released_step(ours, theirs, batch, CONFIG.loss)
     if not bf16:
-        return Work(step, {"released": peer}, partial(assert_same, tolerance=1e-3), step.parts)
+        return Work(step, {"released": peer}, partial(assert_same, tolerance=1e-3), partial(step.parts, step))
     half = Step(ours, batch, CONFIG.loss, bf16=True)
-    return Work(half, {"released": peer, "float32": step}, partial(assert_same, tolerance=0.03), half.parts)
+    parts = partial(half.parts, half)
+    return Work(half, {"released": peer, "float32": step}, partial(assert_same, tolerance=0.03), parts)
 
 
 def setup_base() -> Work:
     torch.manual_seed(0)
     ours = BaseModel(FEATURES, CLASSES, **CONFIG.base.model.model_dump())
     theirs = released.ReleasedBase(FEATURES, CLASSES, **CONFIG.base.model.model_dump())
-    step, peer = pair(ours, theirs, random_batch(16, 768), CONFIG.base.loss)
+    batch = random_batch(16, 768)
+    step, peer = Step(ours, batch, CONFIG.base.loss), released_step(ours, theirs, batch, CONFIG.base.loss)
 
     def check(*_: Any) -> None:
         # Dropout draws other numbers in another layout: compare without.
@@ -214,7 +229,7 @@ def setup_base() -> Work:
         assert_same(step(), peer(), 1e-3)
         ours.train(), theirs.train()
 
-    return Work(step, {"released": peer}, check, step.parts)
+    return Work(step, {"released": peer}, check, partial(step.parts, step))
 
 
 def setup_cuda_step(base: bool) -> Work:
@@ -232,16 +247,14 @@ def setup_cuda_step(base: bool) -> Work:
         options = CONFIG.model.model_dump(exclude=set(ONLY_OURS))
         ours = POTLoc(FEATURES, CLASSES, **options).cuda()
         theirs = released.ReleasedPOTLoc(FEATURES, CLASSES, **options).cuda()
-    _, peer = pair(ours, theirs, batch, section)
-    _, half_peer = pair(ours, theirs, batch, section, bf16=True)
-    step = Step(ours, batch, section, bf16=True)
-    with FlopCounterMode(display=False) as counter:
-        step()
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    rows = math.ceil(counter.get_total_flops() / (2 * 8192**2))
+    peer, half_peer = (released_step(ours, theirs, batch, section, bf16) for bf16 in (False, True))
+    replayed, step = (Step(ours, batch, section, bf16=True) for _ in range(2))
+    side = 8192
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    rows = math.ceil(product_flops(step) / (2 * side**2))
 
     def products() -> None:
-        for first in range(0, rows, 8192):
+        for first in range(0, rows, side):
             torch.mm(a[: rows - first], b)
 
     def check(found: dict[str, Tensor], other: dict[str, Tensor] | None) -> None:
@@ -260,7 +273,20 @@ def setup_cuda_step(base: bool) -> Work:
         "our step as it is": waited(step),
         "its matrix products alone": waited(products),
     }
-    return Work(captured(step), peers, check, step.parts)
+    ours_replayed = captured(replayed)
+    return Work(ours_replayed, peers, check, partial(replayed.parts, ours_replayed))
+
+
+def product_flops(step: Step) -> int:
+    """Operations of the matrix products in a step; convolutions of single channels are none."""
+
+    def addmm_(_: Sequence[int], a: Sequence[int], b: Sequence[int], **__: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_}) as counter:
+        step()
+    counts = counter.get_flop_counts()["Global"]
+    return sum(counts.get(product, 0) for product in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_))
 
 
 def write_thumos14(folder: Path, width: int) -> None:
@@ -286,25 +312,51 @@ def write_thumos14(folder: Path, width: int) -> None:
                 np.save(path, rows[np.arange(first, first + length) % len(rows)])
 
 
-def setup_schedule(width: int = FEATURES // 2, overrides: tuple[str, ...] = ("engine.device=cuda",)) -> Work:
-    """Both stages of the preset in bfloat16, detection and mAP."""
+class Schedule:
+    """The command that trains both stages of the preset in bfloat16, detects and prints the table.
+
+    Attributes:
+        peak_bytes: what PyTorch held of the GPU's memory at most, in the last run.
+    """
+
+    def __init__(self, data: Path, runs: Path, overrides: Sequence[str]) -> None:
+        self.arguments = ["train", "thumos14", f"data.root={data}", "engine.precision=bf16", *overrides]
+        self.folders = (runs / str(number) for number in count())
+        self.peak_bytes = 0
+
+    def __call__(self) -> None:
+        """Run it, into a folder of its own."""
+        self.folder, self.begin = next(self.folders), time.time()
+        printed = process("-c", COMMAND, *self.arguments, "--run-dir", str(self.folder))
+        self.end = time.time()
+        self.peak_bytes = int(printed.split()[-1])
+
+    def parts(self) -> Mapping[str, float]:
+        """Seconds of the last run until each file of it was there, from the one before."""
+        files = {
+            "base model": "base/model.safetensors",
+            "its proposals": "base/proposals.json",
+            "pseudo-labels": "pseudo_labels.json",
+            "POTLoc": "potloc/model.safetensors",
+            "detection and mAP": "potloc/evaluation.json",
+        }
+        times = [self.begin, *((self.folder / file).stat().st_mtime for file in files.values()), self.end]
+        names = (*files, "pictures and table")
+        return {name: end - begin for name, (begin, end) in zip(names, pairwise(times), strict=True)}
+
+
+def setup_schedule(width: int = FEATURES // 2, overrides: Sequence[str] = ("engine.device=cuda",)) -> Work:
+    """The schedule on two streams of random features, `width` channels each."""
     if "engine.device=cuda" in overrides:
         need_gpu()
-    data, runs = tempfile.TemporaryDirectory(), tempfile.TemporaryDirectory()
-    write_thumos14(Path(data.name), width)
-    config = load_config("thumos14", overrides=[f"data.root={data.name}", "engine.precision=bf16", *overrides])
-    folders = (Path(runs.name) / str(number) for number in count())
-    last: dict[str, Any] = {}
+    folder = tempfile.TemporaryDirectory()
+    data = Path(folder.name) / "thumos14"
+    data.mkdir()
+    write_thumos14(data, width)
+    ours = Schedule(data, Path(folder.name) / "runs", overrides)
 
-    def ours() -> None:
-        begin, last["folder"] = time.perf_counter(), next(folders)
-        train(config, last["folder"])
-        last["seconds"] = time.perf_counter() - begin
-
-    def parts(_: Any = (data, runs)) -> Mapping[str, float]:  # keeps the files
-        logs = {stage: (last["folder"] / stage / "metrics.jsonl").read_text() for stage in ("base", "potloc")}
-        seconds = {f"{stage} steps": json.loads(log.splitlines()[-1])["seconds"] for stage, log in logs.items()}
-        return {**seconds, "the rest": last["seconds"] - sum(seconds.values())}
+    def parts(_: tempfile.TemporaryDirectory[str] = folder) -> Mapping[str, float]:  # keeps the files
+        return ours.parts()
 
     return Work(ours, {}, lambda *_: None, parts)
 
@@ -401,7 +453,7 @@ CASES = [
     ),
     Case(
         "cuda-schedule",
-        "both stages of THUMOS'14, detection and mAP",
+        "both stages of THUMOS'14, detection and mAP, from command to table",
         "thumos14 preset, 200 and 210 videos, random features",
         "bfloat16",
         setup_schedule,

@@ -31,6 +31,12 @@ def sleep(seconds, value):
 def absent():
     raise Unavailable("no data here")
 
+def break_off():
+    raise RuntimeError("no kernel here\\nand more")
+
+def tell():
+    tell.peak_bytes = 12345
+
 def grow(size):
     return Work(lambda: time.sleep(size * 1e-3), {"peer": lambda: None} if size < 4 else {}, lambda a, b: None)
 
@@ -40,6 +46,9 @@ CASES = [
          goals={"peer": 1000.0}, limit_s=10.0),
     Case("wrong", "sleeping", "2 ms", "float64", lambda: Work(lambda: 1.0, {"peer": lambda: 2.0}, same)),
     Case("absent", "nothing", "", "", absent),
+    Case("broken", "nothing", "", "", break_off),
+    Case("telling", "nothing", "", "", lambda: Work(tell, {}, same)),
+    Case("ending", "nothing", "", "", lambda: sys.exit(3)),
     Scaling("grow", "sleeping", "size", "", (1, 2, 4, 8), grow, spread=0.5, steady=2),
 ]
 command.discover = lambda: {case.id: case for case in CASES}
@@ -82,7 +91,26 @@ def test_what_is_not_there_is_said() -> None:
     assert "absent: not measured: no data here" in done.stderr
     done = benchmarks("--id", "other")
     assert done.returncode == 2
-    assert "expected one of good, wrong, absent, grow, got other" in done.stderr
+    assert "expected one of good, wrong, absent, broken, telling, ending, grow, got other" in done.stderr
+
+
+def test_what_breaks_leaves_the_others_measured_and_written(tmp_path: Path) -> None:
+    done = benchmarks("--quick", "--id", "telling", "broken", "good", "--json", "-", "--out", str(tmp_path))
+    assert done.returncode == 1
+    telling, broken, good = json.loads(done.stdout)
+    assert broken == {"id": "broken", "error": "RuntimeError: no kernel here"}
+    assert done.stderr.endswith("broken: RuntimeError: no kernel here\n")
+    assert good["equal"] is True
+    assert telling["peak_bytes"] == {"potloc_fast": 12345}
+    with next(tmp_path.glob("*.csv")).open(encoding="utf-8", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["telling", "good", "good"]
+
+
+def test_what_was_measured_is_kept_if_the_process_ends(tmp_path: Path) -> None:
+    done = benchmarks("--quick", "--id", "telling", "ending", "--out", str(tmp_path))
+    assert done.returncode == 3
+    with next(tmp_path.glob("*.csv")).open(encoding="utf-8", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["telling"]
 
 
 def test_a_scaling_tells_time_and_memory_of_each_size(tmp_path: Path) -> None:
@@ -96,6 +124,25 @@ def test_a_scaling_tells_time_and_memory_of_each_size(tmp_path: Path) -> None:
     per_item = [size["seconds"]["potloc_fast"] / size["size"] for size in value["sizes"][1:]]
     assert value["spread"] == pytest.approx(max(per_item) / min(per_item) - 1)
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".png"}
+
+
+PRODUCTS = """
+import torch
+from benchmarks.bench_train import product_flops
+
+def step():
+    a, b = torch.ones(2, 3), torch.ones(3, 4)
+    (a @ b).addmm_(a, b)
+    weight = torch.ones(5, 1, 3, requires_grad=True)
+    torch.conv1d(torch.ones(1, 5, 7), weight, groups=5).sum().backward()
+
+print(product_flops(step))
+"""
+
+
+def test_operations_of_a_step_are_those_of_its_matrix_products() -> None:
+    done = subprocess.run([sys.executable, "-c", PRODUCTS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(2 * (2 * 2 * 3 * 4))], done.stderr
 
 
 @pytest.fixture(scope="module")

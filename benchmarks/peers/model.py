@@ -3,7 +3,7 @@
 Everything is `[B, C, T]`: layer normalization over channels is spelled out on dimension 1, linear layers are
 convolutions of width 1, every convolution's output is multiplied by the mask, and attention works on chunks of twice
 the band. Losses are formed from probabilities, level by level; background seeds are looked for video by video, gap by
-gap. The gradient is clipped, and the weights are updated and averaged, tensor by tensor.
+gap. The gradient is clipped and the weights are updated as PyTorch does by default; they are averaged tensor by tensor.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Step:
         parts = losses(levels, targets, self.config)
         self.optimizer.zero_grad()
         parts["total"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip, foreach=False)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         with torch.no_grad():
             for kept, parameter in zip(self.average, self.model.parameters(), strict=True):
