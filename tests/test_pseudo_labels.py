@@ -181,8 +181,8 @@ def points_of(*times: float, label: str = "a") -> Points:
     return Points(("v",), (label,), zeros, zeros, np.array(times))
 
 
-def spans(proposals: Segments, points: Points, variant: Variant) -> list[tuple[float, ...]]:
-    segments = generate(proposals, points, variant).segments
+def spans(proposals: Segments, points: Points, variant: Variant, centre_prior: bool = False) -> list[tuple[float, ...]]:
+    segments = generate(proposals, points, variant, centre_prior=centre_prior).segments
     return list(zip(*(c.tolist() for c in (segments.start_sec, segments.end_sec, segments.score)), strict=True))
 
 
@@ -246,8 +246,7 @@ def test_bad_variant_is_refused() -> None:
 
 
 def fused_spans(proposals: Segments, points: Points, centre_prior: bool = False) -> list[tuple[float, ...]]:
-    segments = generate(proposals, points, "fused", centre_prior=centre_prior).segments
-    return list(zip(*(c.tolist() for c in (segments.start_sec, segments.end_sec, segments.score)), strict=True))
+    return spans(proposals, points, "fused", centre_prior)
 
 
 def test_one_proposal_is_the_label_where_the_class_agrees() -> None:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -335,32 +336,39 @@ def cut(over: NDArray[np.bool_], curve: NDArray[np.float64], outer: float) -> li
     return found
 
 
-def proposals_of_level(
-    logits: Tensor,
-    mask: Tensor,
-    scale: int,
-    *,
-    threshold: float,
-    class_thresholds: NDArray[np.float64],
-    actionness_thresholds: NDArray[np.float64],
-    outer: float,
-    video_weight: float,
-) -> list[Proposal]:
+class Rules(NamedTuple):
+    """What the released code proposes by, written into it for each model."""
+
+    upsample: int
+    video_threshold: float
+    class_thresholds: NDArray[np.float64]
+    actionness_thresholds: NDArray[np.float64]
+    outer: float
+    video_weight: float
+    nms: float
+
+
+BASE_RULES = Rules(8, 0.65, np.arange(0, 0.2, 0.025), np.arange(0.3, 1, 0.025), 0.2, 0.25, 0.6)
+MAIN_RULES = Rules(4, 0.7, np.arange(0.4, 0.45, 0.05), np.arange(0.1, 0.95, 0.025), 0.1, 0.0, 0.45)
+
+
+def proposals_of_level(logits: Tensor, mask: Tensor, scale: int, rules: Rules) -> list[Proposal]:
     """Proposals of one recording and level, from `Tensor[T, C + 1]`, at `scale` points to a value."""
     p, fused = (values * mask[:, None] for values in probabilities(logits))
     actionness = (1 - p[:, -1]) * mask
     video = p[:, :-1].sort(dim=0, descending=True).values[: len(p) // 8].mean(dim=0).numpy()
-    chosen = np.flatnonzero(video >= threshold)
+    chosen = np.flatnonzero(video >= rules.video_threshold)
     found = []
     for c in chosen if len(chosen) else [int(video.argmax())]:
         curve, action = upsampled(fused[:, c], scale), upsampled(actionness, scale)
         runs = []
-        for t in class_thresholds:
+        for t in rules.class_thresholds:
             low = np.where(curve < t, 0.0, curve)
-            runs += cut(low > 0, low, outer)
-        for t in actionness_thresholds:
-            runs += cut((action >= t) & (action > 0), curve, outer)
-        found += [(int(c), score + video_weight * float(video[c]), first, last + 1) for first, last, score in runs]
+            runs += cut(low > 0, low, rules.outer)
+        for t in rules.actionness_thresholds:
+            runs += cut((action >= t) & (action > 0), curve, rules.outer)
+        weighed = rules.video_weight * float(video[c])
+        found += [(int(c), score + weighed, first, last + 1) for first, last, score in runs]
     return found
 
 
@@ -381,43 +389,23 @@ def suppressed(proposals: list[Proposal], threshold: float) -> list[Proposal]:
     return sorted(kept)
 
 
-def in_seconds(proposals: list[Proposal], points_a_snippet: int) -> list[Proposal]:
-    factor = 16 / (points_a_snippet * 25)
-    return [(c, score, first * factor, last * factor) for c, score, first, last in proposals]
+def proposals_of(levels: list[tuple[Tensor, Tensor]], rules: Rules) -> list[Proposal]:
+    found = []
+    for level, (logits, mask) in enumerate(levels):
+        found += proposals_of_level(logits[0].float(), mask[0], rules.upsample * 2**level, rules)
+    factor = 16 / (rules.upsample * 25)
+    return suppressed([(c, score, first * factor, last * factor) for c, score, first, last in found], rules.nms)
 
 
 def base_proposals(state: State, features: Tensor) -> list[Proposal]:
-    logits = base_logits(state, features[None])[0].float()
-    found = proposals_of_level(
-        logits,
-        torch.ones(len(logits)),
-        8,
-        threshold=0.65,
-        class_thresholds=np.arange(0, 0.2, 0.025),
-        actionness_thresholds=np.arange(0.3, 1, 0.025),
-        outer=0.2,
-        video_weight=0.25,
-    )
-    return suppressed(in_seconds(found, 8), 0.6)
+    return proposals_of([(base_logits(state, features[None]), torch.ones(1, len(features)))], BASE_RULES)
 
 
 def main_proposals(state: State, features: Tensor) -> list[Proposal]:
     size = len(features)
     length = LENGTH if size <= LENGTH else math.ceil(size / 48) * 48
     padded = torch.nn.functional.pad(features, (0, 0, 0, length - size))[None]
-    found = []
-    for level, (logits, mask) in enumerate(main_logits(state, padded, torch.arange(length)[None] < size)):
-        found += proposals_of_level(
-            logits[0].float(),
-            mask[0],
-            4 * 2**level,
-            threshold=0.7,
-            class_thresholds=np.arange(0.4, 0.45, 0.05),
-            actionness_thresholds=np.arange(0.1, 0.95, 0.025),
-            outer=0.1,
-            video_weight=0.0,
-        )
-    return suppressed(in_seconds(found, 4), 0.45)
+    return proposals_of(main_logits(state, padded, torch.arange(length)[None] < size), MAIN_RULES)
 
 
 # What is asked.
@@ -496,6 +484,14 @@ def test_main_scores(tmp_path: Path, config: Config, seed: int, stem: int) -> No
     assert change[1, 60] > 1e-2
 
 
+def assert_same_losses(model: nn.Module, batch: Batch, loss: LossConfig, want: dict[str, Tensor]) -> None:
+    pyramid = InFloat64(model)(batch.features, batch.mask)
+    targets = sample_labels(batch, pyramid.level_lengths, CLASSES, loss.radius, loss.positives, loss.overlap)
+    found = total_loss(pyramid, targets, loss)
+    for name, value in want.items():
+        torch.testing.assert_close(found[name].double(), value.double(), rtol=1e-5, atol=0, msg=lambda m, n=name: n + m)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_main_losses(tmp_path: Path, config: Config, seed: int) -> None:
     state = main_state(seed)
@@ -506,13 +502,8 @@ def test_main_losses(tmp_path: Path, config: Config, seed: int) -> None:
     labels = [random_labels(size, n, 7 * seed + size) for size, n in zip(sizes, counts, strict=True)]
     batch = make_batch([smooth_features(size, seed + size) for size in sizes], labels, LENGTH)
     want = main_losses(doubled(state), batch, labels)
-    pyramid = InFloat64(model)(batch.features, batch.mask)
-    loss = config.loss
-    targets = sample_labels(batch, pyramid.level_lengths, CLASSES, loss.radius, loss.positives, loss.overlap)
-    found = total_loss(pyramid, targets, loss)
     assert min(want.values()) > 1e-4  # all of them are at work
-    for name, value in want.items():
-        torch.testing.assert_close(found[name].double(), value.double(), rtol=1e-5, atol=0, msg=lambda m, n=name: n + m)
+    assert_same_losses(model, batch, config.loss, want)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -532,12 +523,7 @@ def test_base_losses(tmp_path: Path, config: Config, seed: int) -> None:
     assert all(labels)
     batch = make_batch(features, labels, None)
     want = base_losses(doubled(state), [(one.double(), own) for one, own in zip(features, labels, strict=True)])
-    pyramid = InFloat64(model)(batch.features, batch.mask)
-    loss = config.base.loss
-    targets = sample_labels(batch, pyramid.level_lengths, CLASSES, loss.radius, loss.positives, loss.overlap)
-    found = total_loss(pyramid, targets, loss)
-    for name, value in want.items():
-        torch.testing.assert_close(found[name].double(), value.double(), rtol=1e-5, atol=0, msg=lambda m, n=name: n + m)
+    assert_same_losses(model, batch, config.base.loss, want)
 
 
 @pytest.mark.parametrize("kind", ["base", "main"])

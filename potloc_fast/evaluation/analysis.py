@@ -147,7 +147,7 @@ def analyse(
     """
     if not 0 < tiou <= 1:
         raise InputError(f"tiou: expected a threshold in (0, 1], got {tiou}")
-    durations = None
+    durations: dict[str, float] = {}
     if not isinstance(ground_truth, Segments):
         ground_truth, durations = _read(ground_truth, subset)
         subset = None
@@ -194,7 +194,7 @@ def _read(value: str | Path | Mapping[str, Any], subset: str | None) -> tuple[Se
     return truth, durations
 
 
-def _of_instances(durations: dict[str, float] | None, truth: Segments) -> NDArray[np.float64] | None:
+def _of_instances(durations: dict[str, float], truth: Segments) -> NDArray[np.float64] | None:
     """Give the duration of the video of each instance, None where one is unknown."""
-    known = np.array([(durations or {}).get(video, np.nan) for video in truth.videos])[truth.video]
+    known = np.array([durations.get(video, np.nan) for video in truth.videos])[truth.video]
     return None if np.isnan(known).any() else known

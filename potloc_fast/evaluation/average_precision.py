@@ -125,14 +125,15 @@ def evaluate(
     if protocol == "activitynet":
         order = rank(found)
         order = order[~overlapping[order]]
-        hit = match(found.take(order), truth, thresholds) >= 0
+        ranked = found.take(order)
+        hit = match(ranked, truth, thresholds) >= 0
     else:
         order = np.lexsort((found.video, -found.score, found.label))
-        hit = _thumos_hits(_keyed(found.take(order)), _keyed(truth), thresholds)
+        ranked = found.take(order)
+        hit = _thumos_hits(_keyed(ranked), _keyed(truth), thresholds)
 
     instances = np.bincount(truth.label)
-    bounds = class_bounds(found.take(order))
-    weights = np.ones(len(instances))
+    bounds, weights = class_bounds(ranked), np.ones(len(instances))
     ap = 100 * average_precision(hit, overlapping[order], *bounds, instances, weights, protocol == "activitynet")
     per_class: dict[str, ClassResult] = {
         name: {"ap": row, "mean": mean, "instances": size}

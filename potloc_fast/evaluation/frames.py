@@ -113,8 +113,8 @@ def _pieces(
     position[order] = np.cumsum(new) - 1
     first, last = position.reshape(2, -1)
     cuts = order[new]
-    # The piece between the last cut of a class and video and the first one of the next belongs to no segment.
-    seconds = np.maximum(np.diff(times[cuts], append=0.0), 0.0)
+    # The piece between the last cut of a class and video and the first one of the next is covered by nothing.
+    seconds = np.diff(times[cuts], append=0.0)
     # Within a class, and so within what can overlap here, scores fall.
     score = _paint(first[: len(ranked)], last[: len(ranked)], ranked.score, len(cuts))
     true = _paint(first[len(ranked) :], last[len(ranked) :], truth.score, len(cuts)) > -np.inf
