@@ -37,10 +37,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The path to write to, with the same suffix as `path`.
+
+    Raises:
+        InputError: there can't be a file at `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    with _expecting(path.parent, "a folder to write to"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -49,9 +53,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        with _expecting(path, "a file to write"):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _expecting(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: expected {what}, got: {error.strerror}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -59,6 +59,23 @@ def test_files_have_the_rights_that_the_user_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("file/text.txt", "file: expected a folder to write to, got: File exists"),
+        ("file/new/text.txt", "file/new: expected a folder to write to, got: Not a directory"),
+        ("folder", "folder: expected a file to write, got: Is a directory"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_named(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError) as caught:
+        write_text(tmp_path / name, "text")
+    assert str(caught.value) == f"{tmp_path}/{message}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_text_round_trip(tmp_path: Path) -> None:
     write_text(tmp_path / "file.txt", "Ünïcode\n")
     assert (tmp_path / "file.txt").read_bytes() == "Ünïcode\n".encode()

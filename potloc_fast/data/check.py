@@ -197,11 +197,11 @@ def _surplus_files(items: Sequence[Entry | Recording]) -> Iterator[Finding]:
     for item in items:
         for source in item.sources if isinstance(item, Entry) else ():
             users[_file_of(source.path)].add(item.id)
+    # What lies beside a file of many recordings is of other data sets. Text of HAPT stands beside its labels, and its
+    # folder is itself the list of recordings.
+    shared = {file.parent for file, ids in users.items() if len(ids) > 1}
     for folder, suffix in dict.fromkeys((file.parent, file.suffix) for file in users):
-        # What lies beside a file of many recordings is of other data sets. Text of HAPT stands beside its labels, and
-        # its folder is itself the list of recordings.
-        shared = any(len(ids) > 1 for file, ids in users.items() if file.parent == folder)
-        if shared or suffix in ("", ".txt") or not folder.is_dir():
+        if folder in shared or suffix in ("", ".txt") or not folder.is_dir():
             continue
         for file in sorted(folder.glob(f"*{suffix}")):
             if file not in users and not file.name.startswith("."):
@@ -270,28 +270,31 @@ def _inside(recording: Recording, scale: float = 1.0) -> NDArray[np.bool_]:
     times = scale * np.array([point.time_sec for point in recording.points])[:, None]
     start = np.array([instance.start_sec for instance in recording.instances])
     end = np.array([instance.end_sec for instance in recording.instances])
-    same = [[point.label == instance.label for instance in recording.instances] for point in recording.points]
-    return np.asarray(same) & (times >= start - POINT_TOLERANCE_SEC) & (times <= end + POINT_TOLERANCE_SEC)
+    numbers: dict[str, int] = {}
+    own, other = (
+        np.array([numbers.setdefault(item.label, len(numbers)) for item in items], dtype=np.int64)
+        for items in (recording.points, recording.instances)
+    )
+    same: NDArray[np.bool_] = own[:, None] == other
+    return same & (times >= start - POINT_TOLERANCE_SEC) & (times <= end + POINT_TOLERANCE_SEC)
 
 
 def _point_warnings(dataset: Dataset) -> Iterator[Finding]:
     """Points and instances of the training recordings that do not go together."""
     train = [recording for recording in dataset.recordings if recording.subset == "train"]
-    scales = {assumed / true for assumed, true in itertools.permutations(RATES, 2)}
-    fits: dict[Recording, list[float]] = {}
     for recording in train:
         if not recording.points:
             yield Finding("recordings without points", f"{recording.id}: no point: training takes it for background")
-        elif recording.instances:
-            inside = np.any(_inside(recording), axis=1)
-            if len(inside) >= 3 and np.count_nonzero(~inside) >= 2:
-                fits[recording] = [scale for scale in scales if _inside(recording, scale).any(axis=1).all()]
+    insides = {recording: _inside(recording) for recording in train if recording.points and recording.instances}
+    scales = {assumed / true for assumed, true in itertools.permutations(RATES, 2)}
+    fits = {
+        recording: [scale for scale in scales if _inside(recording, scale).any(axis=1).all()]
+        for recording, inside in insides.items()
+        if len(inside) >= 3 and np.count_nonzero(~inside.any(axis=1)) >= 2
+    }
     votes = Counter(scale for fitting in fits.values() for scale in fitting)
-    for recording in train:
-        if not recording.points or not recording.instances:
-            continue
-        fitting = fits.get(recording)
-        if fitting:
+    for recording, inside in insides.items():
+        if fitting := fits.get(recording):
             scale = max(fitting, key=lambda scale: (votes[scale], -abs(math.log(scale))))
             yield Finding(
                 "points at another rate",
@@ -299,7 +302,6 @@ def _point_warnings(dataset: Dataset) -> Iterator[Finding]:
                 "is the frame rate right?",
             )
             continue
-        inside = _inside(recording)
         outside = [point for point, found in zip(recording.points, np.any(inside, axis=1), strict=True) if not found]
         if outside:
             yield Finding(
@@ -329,34 +331,28 @@ def _statistics(dataset: Dataset) -> dict[str, Any]:
     recordings = dataset.recordings
     names = sorted({recording.subset for recording in recordings}, key=lambda name: (name != "train", name))
     subsets: dict[str, dict[str, float]] = {}
-    classes: dict[str, dict[str, dict[str, int]]] = {
-        label: {name: {"instances": 0, "points": 0} for name in names} for label in dataset.classes
-    }
-    instance_sec, positions = [], []
+    classes: dict[str, dict[str, dict[str, int]]] = {label: {} for label in dataset.classes}
+    instance_sec: list[float] = []
+    positions: list[float] = []
     for name in names:
         members = [recording for recording in recordings if recording.subset == name]
+        counts = {
+            "instances": Counter(instance.label for item in members for instance in item.instances),
+            "points": Counter(point.label for item in members for point in item.points),
+        }
         subsets[name] = {
             "recordings": len(members),
             "hours": sum(item.duration_sec for item in members if len(item.features)) / 3600,
             "snippets": sum(len(item.features) for item in members),
-            "instances": sum(len(item.instances) for item in members),
-            "points": sum(len(item.points) for item in members),
+            "instances": counts["instances"].total(),
+            "points": counts["points"].total(),
         }
+        for label, of_class in classes.items():
+            of_class[name] = {kind: number[label] for kind, number in counts.items()}
         for item in members:
-            for kind, found in (("instances", item.instances), ("points", item.points)):
-                for labelled in found:
-                    if labelled.label in classes:
-                        classes[labelled.label][name][kind] += 1
             instance_sec += [i.end_sec - i.start_sec for i in item.instances if 0 < i.end_sec - i.start_sec < math.inf]
-            if name == "train" and item.points and item.instances:
-                for point, inside in zip(item.points, _inside(item), strict=True):
-                    if inside.any():
-                        # Of instances that overlap, the shortest.
-                        own = min(
-                            (item.instances[i] for i in inside.nonzero()[0]), key=lambda i: i.end_sec - i.start_sec
-                        )
-                        position = (point.time_sec - own.start_sec) / (own.end_sec - own.start_sec)
-                        positions.append(min(max(position, 0.0), 1.0))
+            if name == "train":
+                positions += _positions(item)
     recording_sec = [recording.duration_sec for recording in recordings if len(recording.features)]
     return {
         "subsets": subsets,
@@ -365,6 +361,17 @@ def _statistics(dataset: Dataset) -> dict[str, Any]:
         "instance_sec": _histogram(instance_sec, _edges(instance_sec)),
         "point_position": _histogram(positions, [i / 10 for i in range(11)]),
     }
+
+
+def _positions(recording: Recording) -> Iterator[float]:
+    """Where points lie in the shortest instance that holds them, from 0 to 1."""
+    lengths = np.array([instance.end_sec - instance.start_sec for instance in recording.instances])
+    holds = _inside(recording) & (lengths > 0) & (lengths < math.inf)
+    for point, held in zip(recording.points, holds, strict=True):
+        if held.any():
+            index = int(np.where(held, lengths, math.inf).argmin())
+            position = (point.time_sec - recording.instances[index].start_sec) / float(lengths[index])
+            yield min(max(position, 0.0), 1.0)
 
 
 def _edges(values: Sequence[float]) -> list[float]:

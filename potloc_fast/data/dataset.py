@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -45,11 +45,41 @@ class Crop:
     labels: Labels
 
 
+class StretchedFeatures:
+    """Features interpolated linearly to another length when they are copied; until then, nothing is read.
+
+    The grid is stretched as a whole, so boundaries scale with it.
+
+    Args:
+        features: `[T, F]`.
+        length: the other T.
+
+    >>> np.asarray(StretchedFeatures(np.array([[0.0], [6.0]], np.float32), 3)).tolist()
+    [[0.0], [3.0], [6.0]]
+    """
+
+    def __init__(self, features: Features, length: int) -> None:
+        self.features = features
+        self.shape = (length, features.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        total, length = len(self.features), len(self)
+        centres = np.clip((np.arange(length) + 0.5) * (total / length) - 0.5, 0, total - 1)
+        left = np.floor(centres).astype(np.int64)
+        weight = (centres - left).astype(np.float32)[:, None]
+        before, after = (np.asarray(self.features[rows]) for rows in (left, np.minimum(left + 1, total - 1)))
+        stretched: NDArray[np.float32] = before * (1 - weight) + after * weight
+        return stretched if dtype is None else stretched.astype(dtype, copy=False)
+
+
 @dataclass(frozen=True)
 class Sample:
     """A crop of a recording: features `[T, F]`, still on disk where they are memory-mapped, and its labels."""
 
-    features: Features
+    features: Features | StretchedFeatures
     labels: Labels
 
 
@@ -98,7 +128,7 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
             among them has none.
 
     Raises:
-        InputError: a segment is of none of the classes.
+        InputError: a point or segment is of none of the classes.
     """
 
     def __init__(
@@ -116,10 +146,11 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         self.length = length
         self.sampling = sampling
         self.only_points = labels is None
+        numbers = {label: number for number, label in enumerate(classes)}
         self.labels = tuple(
-            _point_labels(recording, classes)
+            _point_labels(recording, numbers)
             if labels is None
-            else _segment_labels(recording, classes, labels.get(recording.id, ()))
+            else _segment_labels(recording, numbers, labels.get(recording.id, ()))
             for recording in self.recordings
         )
 
@@ -130,7 +161,7 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         crop = self.crop(*key)
         features = self.recordings[key[2]].features[crop.start : crop.end]
         if self.sampling == "linear" and self.length is not None:
-            features = _interpolate(features, self.length)
+            return Sample(StretchedFeatures(features, self.length), crop.labels)
         return Sample(features, crop.labels)
 
     def crop(self, seed: int, epoch: int, index: int) -> Crop:
@@ -148,7 +179,7 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         return Crop(start, end, Labels(labels.points[kept] - start, segments[kept], labels.classes[kept]))
 
     def label_slots(self, batch_size: int) -> int:
-        """A number M of labels that no batch of this size exceeds."""
+        """A number M of labels that no batch of this size exceeds, a multiple of 8."""
         counts = sorted(len(labels.classes) for labels in self.labels)
         return -(-sum(counts[-batch_size:]) // 8) * 8
 
@@ -259,7 +290,7 @@ def batches(
         Padded batches, on the CPU.
     """
     for indices in epoch_order(len(training_set), batch_size, epoch, seed, shuffle, drop_last):
-        samples = [training_set[seed, epoch, int(index)] for index in indices]
+        samples = [training_set[seed, epoch, index] for index in indices.tolist()]
         yield collate(samples, length, slots, multiple, share, shares)
 
 
@@ -269,30 +300,28 @@ def whole(recordings: Sequence[Recording], length: int | None = None) -> Batch:
     return collate([Sample(recording.features[:], none) for recording in recordings], length)
 
 
-def _point_labels(recording: Recording, classes: Sequence[str]) -> Labels:
+def _point_labels(recording: Recording, numbers: Mapping[str, int]) -> Labels:
     times = np.array([point.time_sec for point in recording.points], dtype=np.float64)
     snippets = recording.grid.snippet_of(times, len(recording.features))
     # The last 64th of a cell is given up, so that floor() finds the same snippet in float32, after any crop.
     points = np.clip(recording.grid.to_grid(times), snippets, snippets + 63 / 64)
-    return Labels(
-        points, _cells(points), _class_indices(recording, [point.label for point in recording.points], classes)
-    )
+    return Labels(points, _cells(points), _classes(recording, (point.label for point in recording.points), numbers))
 
 
 def _segment_labels(
-    recording: Recording, classes: Sequence[str], segments: Sequence[tuple[str, float, float, float]]
+    recording: Recording, numbers: Mapping[str, int], segments: Sequence[tuple[str, float, float, float]]
 ) -> Labels:
     times = np.array([segment[1:] for segment in segments], dtype=np.float64).reshape(-1, 3)
     positions = np.clip(recording.grid.to_grid(times), 0, len(recording.features))
-    indices = _class_indices(recording, [segment[0] for segment in segments], classes)
-    return Labels(positions[:, 0], positions[:, 1:], indices)
+    return Labels(positions[:, 0], positions[:, 1:], _classes(recording, (label for label, *_ in segments), numbers))
 
 
-def _class_indices(recording: Recording, labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-    for label in labels:
-        if label not in classes:
-            raise InputError(f"{recording.id}: expected a label among {', '.join(classes)}, got {label!r}")
-    return np.array([classes.index(label) for label in labels], dtype=np.int64)
+def _classes(recording: Recording, labels: Iterable[str], numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    try:
+        return np.array([numbers[label] for label in labels], dtype=np.int64)
+    except KeyError as error:
+        [label] = error.args
+        raise InputError(f"{recording.id}: expected a label among {', '.join(numbers)}, got {label!r}") from None
 
 
 def _cells(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -307,13 +336,3 @@ def _random_window(points: NDArray[np.float64], total: int, length: int, rng: np
     enough = kept > KEPT_POINTS * len(points)
     start = int(starts[(enough if enough.any() else kept).argmax()])
     return start, start + size
-
-
-def _interpolate(features: Features, length: int) -> NDArray[np.float32]:
-    """Linear interpolation to `length` snippets; the grid is stretched as a whole, so boundaries scale with it."""
-    total, features = len(features), np.asarray(features)
-    centres = np.clip((np.arange(length) + 0.5) * (total / length) - 0.5, 0, total - 1)
-    left = np.floor(centres).astype(np.int64)
-    weight = (centres - left).astype(np.float32)[:, None]
-    stretched: NDArray[np.float32] = features[left] * (1 - weight) + features[np.minimum(left + 1, total - 1)] * weight
-    return stretched

@@ -6,13 +6,14 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 
+from potloc_fast.config.schema import PointDistribution
 from potloc_fast.data.recording import Dataset, Instance, Point
 
-Distribution: TypeAlias = Literal["gaussian", "uniform", "centre", "start", "end", "human"]
+Distribution: TypeAlias = PointDistribution
 
 
 def draw_points(dataset: Dataset, distribution: Distribution, *, seed: int) -> Dataset:
@@ -29,6 +30,8 @@ def thin_points(dataset: Dataset, share: float, *, seed: int) -> Dataset:
 
     The points of a smaller share are among those of a larger one.
     """
+    if share == 1:
+        return dataset
     recordings = []
     for item in dataset.recordings:
         ranks = np.random.default_rng((seed, 1, zlib.crc32(item.id.encode()))).permutation(len(item.points))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from potloc_fast.data.grid import Grid
 from potloc_fast.errors import InputError
+
+BLOCK = 1 << 14  # snippets that are looked at together: a recording may be larger than memory
 
 
 class JoinedFeatures:
@@ -42,6 +45,11 @@ class JoinedFeatures:
 
 
 Features: TypeAlias = NDArray[np.float32] | JoinedFeatures
+
+
+def blocks(features: Features) -> Iterator[Features]:
+    """Cut features into blocks of consecutive snippets."""
+    return (features[first : first + BLOCK] for first in range(0, len(features), BLOCK))
 
 
 @dataclass(frozen=True)
@@ -137,11 +145,11 @@ class Dataset:
         """
         count, mean, squares = 0, np.float64(0.0), np.float64(0.0)
         # Chan, Golub and LeVeque's update: one pass, without the cancellation of E[x^2] - E[x]^2.
-        for recording in self.subset(subset):
-            x = np.asarray(recording.features, dtype=np.float64)
+        for block in chain.from_iterable(blocks(recording.features) for recording in self.subset(subset)):
+            x = np.array(block, dtype=np.float64)
             own = x.mean(axis=0)
             gap = own - mean
-            x = x - own
+            x -= own
             squares = squares + np.einsum("tf,tf->f", x, x) + gap**2 * (count * len(x) / (count + len(x)))
             count += len(x)
             mean = mean + gap * (len(x) / count)
@@ -165,6 +173,12 @@ class Dataset:
         }
 
 
+def allow_open_files() -> None:
+    """Raise this process' limit on open files to what it may be: memory-mapped ones count, and 1024 is usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def load_features(path: str | Path, expected_width: int | None = None) -> NDArray[np.float32]:
     """Memory-map the features of a recording.
 
@@ -179,12 +193,13 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
         InputError: the file is missing, truncated or no .npy file, or holds something else. Pickled objects are never
             loaded.
     """
+    allow_open_files()
     try:
         with open(path, "rb") as file:
             magic = file.read(6)
         if magic != b"\x93NUMPY":
             raise InputError(f"{path}: expected a .npy file, got one that starts with {magic!r}")
-        array = np.lib.format.open_memmap(path, mode="r")
+        array = np.lib.format.open_memmap(str(path), mode="r")
     except InputError:
         raise
     except FileNotFoundError:
@@ -290,13 +305,20 @@ def feature_faults(recording: Recording) -> Iterator[Finding]:
             )
         elif len(part) == 0:
             yield Finding("empty recordings", f"{name}: expected at least one snippet, found an empty recording")
-        elif not (finite := np.isfinite(part)).all():
-            snippet, channel = np.argwhere(~finite)[0]
+        elif (place := _first_not_finite(part)) is not None:
             yield Finding(
                 "values that are not finite",
-                f"{name}: expected finite features, "
-                f"got {part[snippet, channel]} at snippet {snippet}, channel {channel}",
+                f"{name}: expected finite features, got {part[place]} at snippet {place[0]}, channel {place[1]}",
             )
+
+
+def _first_not_finite(part: NDArray[np.float32]) -> tuple[int, int] | None:
+    for number, block in enumerate(blocks(part)):
+        finite = np.isfinite(block)
+        if not finite.all():
+            snippet, channel = np.argwhere(~finite)[0].tolist()
+            return number * BLOCK + snippet, channel
+    return None
 
 
 def label_faults(recording: Recording, classes: Sequence[str], dataset_name: str) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potloc_fast.data.dataset import Batch, TrainingSet, epoch_order, join_labels, padded_length
+from potloc_fast.data.recording import blocks
 from potloc_fast.errors import InputError
 
 
@@ -33,6 +34,7 @@ class ResidentSet:
     def __init__(self, training_set: TrainingSet, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.training_set = training_set
         recordings = training_set.recordings
+        # The row that each recording begins at.
         *self._first, total = accumulate((len(recording.features) for recording in recordings), initial=0)
         try:
             self.features = torch.empty(total + 1, recordings[0].features.shape[1], dtype=dtype, device=device)
@@ -42,9 +44,11 @@ class ResidentSet:
                 f"got {_bytes(training_set, dtype) / 2**30:.1f} GiB: set it to auto or off"
             ) from None
         self.features[total] = 0  # what padding is gathered from
-        for recording, first in zip(recordings, self._first, strict=True):
-            rows = torch.from_numpy(np.array(recording.features, dtype=np.float32))
+        first = 0
+        for block in chain.from_iterable(blocks(recording.features) for recording in recordings):
+            rows = torch.from_numpy(np.array(block, dtype=np.float32))
             self.features[first : first + len(rows)] = rows.to(device)
+            first += len(rows)
 
     def batches(
         self,
@@ -61,42 +65,29 @@ class ResidentSet:
     ) -> Iterator[Batch]:
         """One epoch of batches, on the device; args as `potloc_fast.data.dataset.batches` has them."""
         for indices in epoch_order(len(self.training_set), batch_size, epoch, seed, shuffle, drop_last):
-            keys = [(seed, epoch, int(index)) for index in indices]
-            yield self._batch(keys, length, slots, multiple, share, shares)
-
-    def _batch(
-        self,
-        keys: Sequence[tuple[int, int, int]],
-        length: int | None,
-        slots: int | None,
-        multiple: int,
-        share: int,
-        shares: int,
-    ) -> Batch:
-        crops = [self.training_set.crop(*key) for key in keys]
-        stretched = self.training_set.sampling == "linear"
-        sizes = [crop.end - crop.start for crop in crops]
-        longest = self.training_set.length if stretched else max(sizes)
-        assert longest is not None
-        length = padded_length(longest, length, multiple)
-        starts = [self._first[index] + crop.start for (_, _, index), crop in zip(keys, crops, strict=True)]
-        none = -len(crops) % shares  # crops that fill the last shares: a snippet of the padding each
-        start, size = np.array([starts + none * [len(self.features) - 1], sizes + none * [1]])[:, :, None]
-        recording, points, segments, classes = join_labels([crop.labels for crop in crops], slots)
-        sent = _send([start, size, size / longest, recording, classes, points, segments], self.features.device)
-        first, count, scale, recordings, labels, at, bounds = sent
-        own = slice(share * len(start) // shares, (share + 1) * len(start) // shares)
-        snippet = torch.arange(length, device=first.device)
-        mask = snippet < (longest if stretched else count)
-        if stretched:
-            features = self._stretched(first[own], count[own], (snippet[:longest] + 0.5) * scale[own] - 0.5)
-            features = F.pad(features, (0, 0, 0, length - longest))
-        else:
-            features = self._rows((first + snippet).where(mask, len(self.features) - 1)[own])
-        return Batch(features, mask.expand(len(start), -1)[: len(keys)], recordings, at, bounds, labels)
+            crops = [self.training_set.crop(seed, epoch, index) for index in indices.tolist()]
+            starts = [self._first[index] + crop.start for index, crop in zip(indices, crops, strict=True)]
+            sizes = [crop.end - crop.start for crop in crops]
+            stretched = self.training_set.sampling == "linear" and self.training_set.length  # to this length
+            longest = stretched or max(sizes)
+            padded = padded_length(longest, length, multiple)
+            none = -len(crops) % shares  # crops that fill the last shares: a snippet of the padding each
+            start, size = np.array([starts + none * [len(self.features) - 1], sizes + none * [1]])[:, :, None]
+            recording, points, segments, classes = join_labels([crop.labels for crop in crops], slots)
+            sent = _send([start, size, size / longest, recording, classes, points, segments], self.features.device)
+            first, count, scale, recordings, labels, at, bounds = sent
+            own = slice(share * len(start) // shares, (share + 1) * len(start) // shares)
+            snippet = torch.arange(padded, device=first.device)
+            mask = snippet < (longest if stretched else count)
+            if stretched:
+                features = self._stretched(first[own], count[own], (snippet[:longest] + 0.5) * scale[own] - 0.5)
+                features = F.pad(features, (0, 0, 0, padded - longest))
+            else:
+                features = self._rows((first + snippet).where(mask, len(self.features) - 1)[own])
+            yield Batch(features, mask.expand(len(start), -1)[: len(crops)], recordings, at, bounds, labels)
 
     def _stretched(self, start: Tensor, size: Tensor, centres: Tensor) -> Tensor:
-        """Interpolate at `centres`, `Tensor[B, T]`, operation for operation as `TrainingSet` does."""
+        """Interpolate at `centres`, `Tensor[B, T]`, operation for operation as `StretchedFeatures` does."""
         centres = centres.clamp(min=0).minimum(size - 1)
         left = centres.floor().long()
         weight = (centres - left).float().unsqueeze(-1)

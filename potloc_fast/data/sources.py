@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from potloc_fast.data.annotations import find_name
 from potloc_fast.data.listing import NpyFile, Source
-from potloc_fast.data.recording import to_features
+from potloc_fast.data.recording import allow_open_files, to_features
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_text
 
@@ -71,6 +71,7 @@ class Hdf5Dataset:
         """Memory-map the dataset where it lies in one piece, uncompressed and in single precision; else read it."""
         import h5py
 
+        allow_open_files()
         with _reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
             item = file.get(self.name)
             if item is None:
@@ -79,7 +80,7 @@ class Hdf5Dataset:
                 raise InputError(f"{self.path}: expected a dataset, got a group of {', '.join(item) or 'nothing'}")
             offset = item.id.get_offset()
             if offset is not None and item.size and item.dtype == np.float32:
-                return to_features(np.memmap(self.file, item.dtype, "r", offset, item.shape), self.path)
+                return to_features(np.memmap(str(self.file), item.dtype, "r", offset, item.shape), self.path)
             return to_features(np.asarray(item[()]), self.path)
 
 

@@ -102,6 +102,7 @@ def group_by_recording(
     Raises:
         InputError: none of the rows is of a recording that is listed.
     """
+    listed = frozenset(listed)
     found: dict[str, list[Item]] = {}
     outside: list[str] = []
     for name, item in rows:

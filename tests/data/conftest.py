@@ -45,6 +45,34 @@ def small_hapt(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def thumos14(shared_data: Path) -> dict[str, dict[str, Any]]:
+    """The real videos of THUMOS'14 with their fps; "label_id" is the place of a label in the alphabet.
+
+    Durations are made up: a video goes on for 5.5 s after its last action.
+    """
+    rates = json.loads((shared_data / "thumos14" / "fps_dict.json").read_text())
+    known = json.loads((shared_data / "thumos14" / "gt.json").read_text())["database"]
+    labels = sorted({item["label"] for video in known.values() for item in video["annotations"]})
+    videos = {}
+    for name, video in known.items():
+        found = [
+            {
+                "label": item["label"],
+                "segment": [float(sec) for sec in item["segment"]],
+                "label_id": labels.index(item["label"]),
+            }
+            for item in video["annotations"]
+        ]
+        videos[name] = {
+            "subset": video["subset"],
+            "duration": max(item["segment"][1] for item in found) + 5.5,
+            "fps": rates[name],
+            "annotations": found,
+        }
+    return videos
+
+
 SNIPPET_SEC = {"thumos14": 16 / 25, "gtea": 16 / 15, "beoid": 16 / 30, "activitynet13": 16 / 25}
 ACTIVITYNET_FPS = 30.0  # made up: its annotations come without
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,35 +28,24 @@ def listing(root: Path, **options: object) -> Listing:
     return read_listing(FolderData(layout="actionformer", root=root, **options))
 
 
-@pytest.fixture(scope="module")
-def real(shared_data: Path) -> dict[str, dict[str, object]]:
+@pytest.fixture
+def real(thumos14: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The real videos of THUMOS'14 as ActionFormer describes them."""
-    source = shared_data / "thumos14"
-    rates = json.loads((source / "fps_dict.json").read_text())
-    known = json.loads((source / "gt.json").read_text())["database"]
-    labels = sorted({item["label"] for video in known.values() for item in video["annotations"]})
-    videos = {}
-    for name, video in known.items():
-        found = [
-            {
-                "label": item["label"],
-                "segment": [float(sec) for sec in item["segment"]],
-                "segment(frames)": [float(sec) * rates[name] for sec in item["segment"]],
-                "label_id": labels.index(item["label"]),
-            }
-            for item in video["annotations"]
-        ]
-        videos[name] = {
+    return {
+        name: {
+            **video,
             "subset": {"train": "Validation", "test": "Test"}[video["subset"]],
-            "duration": max(item["segment"][1] for item in found) + 5.5,
-            "fps": rates[name],
-            "annotations": found,
+            "annotations": [
+                {**item, "segment(frames)": [sec * video["fps"] for sec in item["segment"]]}
+                for item in video["annotations"]
+            ],
         }
-    return videos
+        for name, video in thumos14.items()
+    }
 
 
 @pytest.fixture
-def thumos(real: dict[str, dict[str, object]], tmp_path: Path) -> Path:
+def thumos(real: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
     """Two of these videos with features that are 5 channels wide."""
     root = tmp_path / "thumos"
     (root / "annotations").mkdir(parents=True)
@@ -67,7 +57,7 @@ def thumos(real: dict[str, dict[str, object]], tmp_path: Path) -> Path:
     return root
 
 
-def write(root: Path, videos: dict[str, dict[str, object]]) -> None:
+def write(root: Path, videos: dict[str, dict[str, Any]]) -> None:
     (root / ANNOTATIONS).write_text(json.dumps({"version": "Thumos14-30fps", "database": videos}))
 
 
@@ -80,7 +70,7 @@ def change(root: Path, **changes: object) -> None:
     (root / ANNOTATIONS).write_text(json.dumps(content))
 
 
-def test_real_annotations(thumos: Path, real: dict[str, dict[str, object]], shared_data: Path) -> None:
+def test_real_annotations(thumos: Path, real: dict[str, dict[str, Any]], shared_data: Path) -> None:
     write(thumos, real)
     for path in (thumos / "i3d_features").glob("*.npy"):
         path.write_bytes(b"")  # features are not looked at

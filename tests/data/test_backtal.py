@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,35 +34,27 @@ def save(path: Path, snippets: int = 750, widths: tuple[int, int] = (3, 2), **fa
     np.savez(path, **{name: value for name, value in members.items() if value is not None})
 
 
-@pytest.fixture(scope="module")
-def real(shared_data: Path) -> dict[str, object]:
+@pytest.fixture
+def real(thumos14: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The real annotations of THUMOS'14 as BackTAL has them."""
-    source = shared_data / "thumos14"
-    rates = json.loads((source / "fps_dict.json").read_text())
-    known = json.loads((source / "gt.json").read_text())["database"]
-    labels = sorted({item["label"] for video in known.values() for item in video["annotations"]})
-    videos = {}
-    for name, video in known.items():
+    videos, labels = {}, {}
+    for name, video in thumos14.items():
+        labels |= {item["label_id"]: item["label"] for item in video["annotations"]}
         found = [
-            {
-                "segment": [float(sec) for sec in item["segment"]],
-                "label": item["label"],
-                "idx": labels.index(item["label"]),
-            }
+            {"segment": item["segment"], "label": item["label"], "idx": item["label_id"]}
             for item in video["annotations"]
         ]
         videos[name] = {
+            **video,
             "subset": {"train": "val", "test": "test"}[video["subset"]],
             "annotations": found,
             "vid_idx": sorted({item["idx"] for item in found}),
-            "fps": rates[name],
-            "duration": max(item["segment"][1] for item in found) + 5.5,
         }
-    return {"database": videos, "activity_list": labels}
+    return {"database": videos, "activity_list": [label for _, label in sorted(labels.items())]}
 
 
 @pytest.fixture
-def thumos(real: dict[str, object], shared_data: Path, tmp_path: Path) -> Path:
+def thumos(real: dict[str, Any], shared_data: Path, tmp_path: Path) -> Path:
     """Three of these videos: one with the real points, one with clicks on the background alone, one to test."""
     root = tmp_path / "THUMOS14"
     videos = {name: real["database"][name] for name in (*TRAIN, TEST)}
@@ -87,7 +80,7 @@ def change(root: Path, **changes: object) -> None:
     (root / "gt_thumos14.json").write_text(json.dumps(content))
 
 
-def test_real_annotations(thumos: Path, real: dict[str, object], shared_data: Path) -> None:
+def test_real_annotations(thumos: Path, real: dict[str, Any], shared_data: Path) -> None:
     (thumos / "gt_thumos14.json").write_text(json.dumps(real))
     found = read_listing(FolderData(layout="auto", root=thumos))
     assert found.notes == (

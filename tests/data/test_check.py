@@ -146,6 +146,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, int
         {"labels of no class": 1},
     ),
     "backward": (lambda r: annotate(r, "v1", (9, 4, "dive")), (), {"instances without a length": 1}),
+    "instant": (lambda r: annotate(r, "v1", (6.6, 6.6, "dive")), (), {"instances without a length": 1}),
+    "without a start": (lambda r: annotate(r, "v1", (-np.inf, 9, "dive")), (), {"instances without a length": 1}),
     "endless": (lambda r: annotate(r, "v1", (9, np.inf, "dive")), (), {"instances without a length": 1}),
     "no points": (lambda r: (r / "point_labels.csv").write_text("class,video_id,point\n"), (), {"no points": 1}),
     "nothing to draw": (
@@ -176,6 +178,7 @@ def test_what_is_a_fault_is_refused_by_training(root: Path, tmp_path: Path, name
     spoil(root)
     report = report_of(root, *overrides)
     assert kinds(report.faults) == expected
+    json.dumps(report.to_json(), allow_nan=False)
     with pytest.raises(InputError) as caught:
         train(load_config("thumos14", [f"data.root={root}", *TINY, *overrides]), tmp_path / "run")
     # And in the same words.

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potloc_fast.data.dataset import TrainingSet, batches, collate
+from potloc_fast.data.dataset import Batch, TrainingSet, batches, collate
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.recording import Dataset, JoinedFeatures, Point, Recording
@@ -125,7 +125,7 @@ def test_linear_sampling_is_the_interpolation_of_pytorch(total: int, length: int
     for features in (x, JoinedFeatures(x[:, :2], x[:, 2:])):
         source = Recording("v", features, GRID, "train")
         sample = TrainingSet([source], CLASSES, length=length, sampling="linear")[0, 0, 0]
-        torch.testing.assert_close(torch.from_numpy(sample.features), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(np.asarray(sample.features)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_linear_sampling_scales_labels() -> None:
@@ -239,9 +239,36 @@ def test_features_stay_on_disk_until_they_are_in_the_batch(tmp_path) -> None:
     both = TrainingSet([joined], CLASSES, length=20)[0, 0, 0]
     assert all(np.shares_memory(part, mapped) for part in both.features.parts)
     assert torch.equal(collate([both]).features, torch.ones(1, 20, 6))
+    stretched = TrainingSet([joined], CLASSES, length=20, sampling="linear")[0, 0, 0]
+    assert all(np.shares_memory(part, mapped) for part in stretched.features.features.parts)
     batch = collate([sample])
     batch.features[:] = 0  # a copy of its own, which may be written to
     assert mapped.min() == 1
+
+
+class Unread(JoinedFeatures):
+    """Features that tell their shape alone."""
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__(np.empty((length, width), np.float32))
+        self.parts = ()
+
+    def __getitem__(self, rows: object) -> Unread:
+        return self if isinstance(rows, slice) else pytest.fail("rows of these features are read")
+
+
+@pytest.mark.parametrize("options", [{}, {"length": 9, "sampling": "linear"}])
+def test_only_the_features_of_the_own_share_are_read(options: dict) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 7, 2)).astype(np.float32)
+
+    def draw(last: np.ndarray | JoinedFeatures, **share: int) -> Batch:
+        sources = [Recording(str(i), part, GRID, "train") for i, part in enumerate((x[0], x[1], last))]
+        (batch,) = batches(TrainingSet(sources, CLASSES, **options), 3, 0, 0, shuffle=False, **share)
+        return batch
+
+    whole, own = draw(x[2]), draw(Unread(7, 2), share=0, shares=2)
+    assert torch.equal(own.features, whole.features[:2])
+    assert torch.equal(own.mask, whole.mask)
 
 
 def test_an_unknown_class_is_named() -> None:

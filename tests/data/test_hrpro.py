@@ -59,7 +59,7 @@ def test_all_real_annotations_are_listed_without_features(
     assert listing.notes == ()
 
 
-def test_values(gtea: Path) -> None:
+def test_recordings_are_what_the_files_say(gtea: Path) -> None:
     dataset = list_hrpro(gtea, grid={"fps": 15}).open()
     assert [recording.id for recording in dataset.recordings] == [
         "S1_Cheese_C1",

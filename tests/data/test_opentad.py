@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,30 +30,23 @@ def listing(root: Path, **options: object) -> Listing:
     return read_listing(FolderData(layout="opentad", root=root, **options))
 
 
-@pytest.fixture(scope="module")
-def real(shared_data: Path) -> dict[str, dict[str, object]]:
+@pytest.fixture
+def real(thumos14: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The real videos of THUMOS'14 as OpenTAD describes them: without 270 and 1292, as published."""
-    source = shared_data / "thumos14"
-    rates = json.loads((source / "fps_dict.json").read_text())
-    videos = {}
-    for name, video in json.loads((source / "gt.json").read_text())["database"].items():
-        found = [
-            {"label": item["label"], "segment": [float(sec) for sec in item["segment"]]}
-            for item in video["annotations"]
-        ]
-        duration = max(item["segment"][1] for item in found) + 5.5
-        videos[name] = {
+    assert not {"video_test_0000270", "video_test_0001292"} & set(thumos14)
+    return {
+        name: {
             "subset": {"train": "training", "test": "validation"}[video["subset"]],
-            "duration": duration,
-            "frame": round(duration * rates[name]),
-            "annotations": found,
+            "duration": video["duration"],
+            "frame": round(video["duration"] * video["fps"]),
+            "annotations": [{"label": item["label"], "segment": item["segment"]} for item in video["annotations"]],
         }
-    assert not {"video_test_0000270", "video_test_0001292"} & set(videos)
-    return videos
+        for name, video in thumos14.items()
+    }
 
 
 @pytest.fixture
-def thumos(real: dict[str, dict[str, object]], tmp_path: Path) -> Path:
+def thumos(real: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
     """Two of these videos, with features that are 5 channels wide; a third one has none."""
     root = tmp_path / "thumos-14"
     (root / FEATURES).mkdir(parents=True)
@@ -68,7 +62,7 @@ def thumos(real: dict[str, dict[str, object]], tmp_path: Path) -> Path:
     return root
 
 
-def write(root: Path, videos: dict[str, dict[str, object]]) -> None:
+def write(root: Path, videos: dict[str, dict[str, Any]]) -> None:
     (root / ANNOTATIONS).write_text(json.dumps({"database": videos}))
 
 
@@ -78,7 +72,7 @@ def change(root: Path, **changes: object) -> None:
     (root / ANNOTATIONS).write_text(json.dumps(content))
 
 
-def test_real_annotations(thumos: Path, real: dict[str, dict[str, object]], shared_data: Path) -> None:
+def test_real_annotations(thumos: Path, real: dict[str, dict[str, Any]], shared_data: Path) -> None:
     write(thumos, real)
     found = read_listing(FolderData(layout="auto", root=thumos))
     assert found.notes == (f"{thumos}: layout opentad, seen from annotations/category_idx.txt",)

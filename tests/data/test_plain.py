@@ -52,7 +52,7 @@ def test_arrays_and_a_table_of_points_are_enough(mine: Path) -> None:
     assert dataset.notes == ()
 
 
-def test_every_table(mine: Path, tmp_path: Path) -> None:
+def test_every_table_and_column_is_read(mine: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "elsewhere.npy", np.zeros((10, 4), np.float16))
     write(
         mine,

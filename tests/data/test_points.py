@@ -31,7 +31,7 @@ def test_uniform_takes_every_part_alike() -> None:
     assert counts.max() < 2700
 
 
-def test_centre_and_start() -> None:
+def test_centre_start_and_end_are_these_moments() -> None:
     assert set(times("centre")) == {14.0}
     assert set(times("start")) == {10.0}
     assert set(times("end")) == {np.nextafter(18.0, 10.0)}

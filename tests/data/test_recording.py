@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from potloc_fast.data import recording as module
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.recording import (
     Dataset,
@@ -114,6 +115,14 @@ def test_each_fault_is_named(change: dict, message: str) -> None:
         validate(dataset(GOOD, replace(GOOD, **{"id": "v2", **change})))
 
 
+def test_a_value_that_is_not_finite_is_named_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 4)
+    features = GOOD.features.copy()
+    features[9, 1] = features[9, 3] = np.nan
+    with pytest.raises(InputError, match=r"^v1: expected finite features, got nan at snippet 9, channel 1$"):
+        validate(dataset(replace(GOOD, features=features)))
+
+
 def test_the_most_frequent_width_is_right() -> None:
     odd = replace(GOOD, features=np.zeros((10, 3), np.float32))
     with pytest.raises(InputError, match=r"^v1: expected width 4 as in the other recordings, got 3$"):
@@ -144,7 +153,9 @@ def test_joined_features_read_like_an_array() -> None:
     assert np.asarray(joined, dtype=np.float64).dtype == np.float64
 
 
-def test_statistics_are_those_of_all_snippets_of_the_subset() -> None:
+@pytest.mark.parametrize("block", [module.BLOCK, 64])
+def test_statistics_are_those_of_all_snippets_of_the_subset(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
     # A large offset in the first channel is what single-precision sums would get wrong.
     parts = [rng.standard_normal((n, 3)).astype(np.float32) * [1, 2, 0] + [1e4, -3, 7] for n in (5, 900, 41)]
     parts = [part.astype(np.float32) for part in parts]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,10 @@ def assert_same(found: Batch, want: Batch) -> None:
         ({"length": 40, "sampling": "linear"}, {"share": 1, "shares": 2}),
     ],
 )
-def test_gathered_batches_are_the_collated_ones(options: Any, padding: Any, labels: bool) -> None:
+def test_gathered_batches_are_the_collated_ones(
+    options: Any, padding: Any, labels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potloc_fast.data.recording.BLOCK", 16)  # recordings reach the device in pieces
     data = training_set(labels, **options)
     source = ResidentSet(data, CPU)
     for epoch in range(3):
@@ -70,6 +74,11 @@ def test_gathered_batches_are_the_collated_ones(options: Any, padding: Any, labe
         assert len(gathered) == len(collated)
         for found, want in zip(gathered, collated, strict=True):
             assert_same(found, want)
+
+
+def test_both_kinds_of_batches_are_asked_for_alike() -> None:
+    gathered, collated = (inspect.signature(kind).parameters for kind in (ResidentSet.batches, batches))
+    assert list(gathered.values())[1:] == list(collated.values())[1:]
 
 
 def test_bfloat16_is_rounded_once() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,18 @@ def test_features_stay_on_disk_where_they_can(suffix: str, tmp_path: Path) -> No
         file.seek(first)
         file.write(np.float32(1234).tobytes())
     assert features[0, 0] == 1234
+
+
+@pytest.mark.parametrize("suffix", ["npy", "hdf5"])
+def test_more_files_stay_mapped_than_the_limit_on_open_ones_says(suffix: str, tmp_path: Path) -> None:
+    source = WRITERS[suffix](tmp_path / f"v1.{suffix}", FEATURES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        mapped = [source.load() for _ in range(100)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(isinstance(features, np.memmap) for features in mapped)
 
 
 @pytest.mark.parametrize(

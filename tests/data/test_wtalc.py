@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.layouts import read_listing, wtalc
 from potloc_fast.data.listing import Listing
 from potloc_fast.data.recording import Instance, Point
 from potloc_fast.errors import InputError
@@ -35,7 +37,7 @@ def gtea(taken: Any, tmp_path: Path) -> Path:
     return root
 
 
-def test_values(gtea: Path, taken: Any) -> None:
+def test_recordings_are_what_the_files_say(gtea: Path, taken: Any) -> None:
     dataset = list_wtalc(gtea).open()
     assert dataset.name == "GTEA"
     assert [recording.id for recording in dataset.recordings] == taken.videos["train"] + taken.videos["test"]
@@ -68,6 +70,22 @@ def test_features_are_read_once_and_only_when_asked_for(gtea: Path, monkeypatch:
     monkeypatch.setattr(np, "load", lambda file, **options: (opened.append(file.name), load(file, **options))[1])
     listing.open()
     assert opened == [str(gtea / "GTEA-I3D-JOINTFeatures.npy")]
+
+
+def test_features_are_read_once_by_several_threads(gtea: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = list_wtalc(gtea)
+    load, opened = wtalc.load_entries, []
+
+    def load_slowly(path: Path, *rest: Any) -> np.ndarray:
+        opened.append(path)
+        time.sleep(0.05)
+        return load(path, *rest)
+
+    monkeypatch.setattr(wtalc, "load_entries", load_slowly)
+    with ThreadPoolExecutor(4) as threads:
+        lengths = list(threads.map(lambda entry: len(entry.open().features), listing.entries))
+    assert lengths == [len(recording.features) for recording in listing.open().recordings]
+    assert opened == [gtea / "GTEA-I3D-JOINTFeatures.npy"]
 
 
 @pytest.mark.parametrize("file", ["GTEA-Annotations/segments.npy", "GTEA-I3D-JOINTFeatures.npy"])

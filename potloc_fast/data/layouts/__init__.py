@@ -1,7 +1,7 @@
 """The layouts of data sets on disk, one file each.
 
 A layout is a module with `SIGNS`, what its folder can't be without, and two functions: `recognize(root)` says what of
-the layout it finds in a folder, or None, and `read(root, options)` lists the data set.
+the layout it finds in a folder, or None (mostly by the signs alone), and `read(root, options)` lists the data set.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.layouts import actionformer, backtal, hapt, hrpro, lacp, opentad, plain, wtalc
-from potloc_fast.data.layouts.signs import Signs, look_for
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Listing
 from potloc_fast.errors import InputError
 
@@ -68,7 +68,7 @@ def _find_layout(root: Path) -> tuple[str, str]:
     if seen:
         several = "; ".join(f"{name} ({what})" for name, what in seen.items())
         raise InputError(f"{root}: expected one layout, found {several}: set data.layout")
-    looked = {name: look_for(layout.SIGNS, root) for name, layout in LAYOUTS.items()}
+    looked = {name: layout.SIGNS.look_for(root) for name, layout in LAYOUTS.items()}
     nearest = max(looked, key=lambda name: len(looked[name][0]))
     found, missing = looked[nearest]
     if not found:

@@ -16,23 +16,20 @@ from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import read_database
-from potloc_fast.data.layouts import signs
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.layouts.videos import list_videos, only_one
 from potloc_fast.data.listing import Listing
 from potloc_fast.data.sources import HDF5_SUFFIXES, locate
 
-SIGNS: signs.Signs = (("annotations/thumos14.json", "annotations/anet1.3_*_filtered.json"),)
+ANNOTATIONS = ("annotations/thumos14.json", "annotations/anet1.3_*_filtered.json")
+SIGNS = Signs(ANNOTATIONS)
+recognize = SIGNS.recognize
 # fps (None is a video's own), window and stride of the published features, by the annotations that come with them.
 GRIDS: dict[str, tuple[float | None, int, int]] = {
     "thumos14": (None, 16, 4),
     "anet1.3_tsp_filtered": (15, 16, 16),
     "anet1.3_i3d_filtered": (25, 16, 16),
 }
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
 
 
 def read(root: Path, options: FolderData) -> Listing:
@@ -47,7 +44,7 @@ def read(root: Path, options: FolderData) -> Listing:
     Raises:
         InputError: a file is missing or can't be used.
     """
-    found = [path for pattern in SIGNS[0] for path in root.glob(pattern)]
+    found = [path for pattern in ANNOTATIONS for path in root.glob(pattern)]
     database = read_database(options.annotations or only_one(found, root / "annotations", "data.annotations"))
     place = options.features
     if place is None:

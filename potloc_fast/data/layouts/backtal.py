@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import SUBSETS, assign_subsets, choose_grid, find_name, read_database
-from potloc_fast.data.layouts import signs
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.layouts.videos import only_one, read_points
 from potloc_fast.data.listing import Entry, Listing
 from potloc_fast.data.recording import Point
 from potloc_fast.data.sources import NpzMember, read_npz
 from potloc_fast.errors import InputError
 
-SIGNS: signs.Signs = (tuple(f"{name}/*.npz" for group in SUBSETS for name in group),)
+SIGNS = Signs(tuple(f"{name}/*.npz" for group in SUBSETS for name in group))
+recognize = SIGNS.recognize
 STREAMS = ("feat_spa", "feat_tem")
 FACTS = ("vid_name", "point_label", "duration", "frame_num", "fps")
 
@@ -62,11 +63,6 @@ class Stream:
                 f"got shape {list(features.shape)}"
             )
         return features.T
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
 
 
 def read(root: Path, options: FolderData) -> Listing:

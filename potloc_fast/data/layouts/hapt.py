@@ -26,7 +26,7 @@ from potloc_fast.data.recording import Instance
 from potloc_fast.errors import InputError
 
 FPS = 50
-SIGNS: Signs = (("RawData/labels.txt",),)
+SIGNS = Signs(("RawData/labels.txt",))
 
 Folder: TypeAlias = Path | zipfile.Path
 

@@ -15,16 +15,12 @@ from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import read_database
-from potloc_fast.data.layouts import signs
 from potloc_fast.data.layouts.lacp import list_splits
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Listing
 
-SIGNS: signs.Signs = (("gt_full.json", "point_labels/point_gaussian.csv"), ("split_train.txt",), ("features/train",))
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
+SIGNS = Signs(("gt_full.json", "point_labels/point_gaussian.csv"), ("split_train.txt",), ("features/train",))
+recognize = SIGNS.recognize
 
 
 def read(root: Path, options: FolderData) -> Listing:

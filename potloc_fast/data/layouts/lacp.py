@@ -20,14 +20,15 @@ from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import Video, choose_grid, find_name, read_database
-from potloc_fast.data.layouts import signs
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, NpyFile, collect_classes
 from potloc_fast.data.recording import Point
 from potloc_fast.data.tables import group_by_recording, read_table
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, read_text
 
-SIGNS: signs.Signs = (("gt.json",), ("split_train.txt",), ("features/train", "i3d_features/train"))
+SIGNS = Signs(("gt.json",), ("split_train.txt",), ("features/train", "i3d_features/train"))
+recognize = SIGNS.recognize
 POINTS = (
     "point_gaussian/point_labels.csv",
     "point_labels/point_gaussian.csv",
@@ -35,11 +36,6 @@ POINTS = (
     "point_dict.json",
 )
 NOTHING_KNOWN = Video(subset="", instances=(), duration_sec=None, fps=None)
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
 
 
 def read(root: Path, options: FolderData) -> Listing:
@@ -84,7 +80,7 @@ def list_splits(root: Path, options: FolderData, truth: Path, known: Mapping[str
     if len(streams) == 1:
         notes += (f"{folder}: features of {streams[0]} alone, without the other stream",)
     files = {
-        (subset, stream): _list_files(folder / subset / stream)
+        (subset, stream): {path.stem for path in (folder / subset / stream).glob("*.npy")}
         for subset in ("train", "test")
         for stream in streams or ("",)  # both streams joined in one file
     }
@@ -107,10 +103,6 @@ def _first(root: Path, *names: str) -> Path:
         if (root / name).exists():
             return root / name
     raise InputError(f"{root}: expected one of {', '.join(names)} in it, found none")
-
-
-def _list_files(folder: Path) -> frozenset[str]:
-    return frozenset(path.stem for path in folder.glob("*.npy"))
 
 
 def _read_splits(root: Path) -> dict[str, str]:

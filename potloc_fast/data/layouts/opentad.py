@@ -20,19 +20,15 @@ from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import Database, find_name, read_database
-from potloc_fast.data.layouts import signs
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.layouts.videos import list_videos, only_one
 from potloc_fast.data.listing import Listing
 from potloc_fast.data.sources import locate
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_text
 
-SIGNS: signs.Signs = (("annotations/category_idx.txt", "annotations/thumos_14_anno.json"),)
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
+SIGNS = Signs(("annotations/category_idx.txt", "annotations/thumos_14_anno.json"))
+recognize = SIGNS.recognize
 
 
 def read(root: Path, options: FolderData) -> Listing:

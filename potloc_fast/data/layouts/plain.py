@@ -18,18 +18,14 @@ from pathlib import Path
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import choose_grid
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.layouts import signs
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, NpyFile, collect_classes
 from potloc_fast.data.recording import Instance, Point
 from potloc_fast.data.tables import Row, group_by_recording, read_table
 from potloc_fast.errors import InputError
 
-SIGNS: signs.Signs = (("points.csv", "instances.csv"), ("features/*.npy", "recordings.csv"))
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
+SIGNS = Signs(("points.csv", "instances.csv"), ("features/*.npy", "recordings.csv"))
+recognize = SIGNS.recognize
 
 
 def read(root: Path, options: FolderData) -> Listing:

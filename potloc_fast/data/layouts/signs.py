@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
-
-Signs: TypeAlias = tuple[tuple[str, ...], ...]
-"""What a layout can't be without: for each sign the patterns of paths in its folder, of which one is enough."""
 
 
-def look_for(signs: Signs, root: Path) -> tuple[list[str], list[str]]:
-    """Look for the signs of a layout.
+class Signs:
+    """What the folder of a layout can't be without.
 
-    Returns:
-        found, missing: for each sign that is there a path in the folder, for each other one the patterns.
+    Args:
+        patterns: for each sign the patterns of paths in the folder, of which one is enough.
     """
-    found, missing = [], []
-    for patterns in signs:
-        paths = (path for pattern in patterns if (path := min(root.glob(pattern), default=None)) is not None)
-        path = next(paths, None)
-        if path is None:
-            missing.append(" or ".join(patterns))
-        else:
-            found.append(str(path.relative_to(root)))
-    return found, missing
 
+    def __init__(self, *patterns: tuple[str, ...]) -> None:
+        self.patterns = patterns
 
-def recognize(signs: Signs, root: Path) -> str | None:
-    """Say what of a layout is there, if all of its signs are."""
-    found, missing = look_for(signs, root)
-    return None if missing else " and ".join(found)
+    def look_for(self, root: Path) -> tuple[list[str], list[str]]:
+        """Look for the signs in a folder.
+
+        Returns:
+            found, missing: for each sign that is there a path in the folder, for each other one the patterns.
+        """
+        found, missing = [], []
+        for patterns in self.patterns:
+            paths = (path for pattern in patterns for path in sorted(root.glob(pattern))[:1])
+            if path := next(paths, None):
+                found.append(str(path.relative_to(root)))
+            else:
+                missing.append(" or ".join(patterns))
+        return found, missing
+
+    def recognize(self, root: Path) -> str | None:
+        """Say what of the layout is in a folder, if all signs are."""
+        found, missing = self.look_for(root)
+        return None if missing else " and ".join(found)

@@ -13,9 +13,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.annotations import assign_subsets, choose_grid
-from potloc_fast.data.layouts import signs
+from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, collect_classes
 from potloc_fast.data.recording import Instance, Point, to_features
 from potloc_fast.data.tables import group_by_recording
@@ -32,7 +33,8 @@ from potloc_fast.files import read_text
 
 FEATURES = "-I3D-JOINTFeatures.npy"
 ANNOTATIONS = "-Annotations"
-SIGNS: signs.Signs = ((f"*{ANNOTATIONS}/videoname.npy",), (f"*{FEATURES}",))
+SIGNS = Signs((f"*{ANNOTATIONS}/videoname.npy",), (f"*{FEATURES}",))
+recognize = SIGNS.recognize
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +50,15 @@ class JointFeatures:
     path: Path
     videos: int
     trusted: bool
+    _lock: Lock = field(default_factory=Lock, init=False)
+
+    def load(self) -> NDArray[Any]:
+        """Read an array a video, once."""
+        with self._lock:  # `check` reads in several threads, of which cached_property would let each read the file
+            return self._arrays
 
     @cached_property
-    def arrays(self) -> NDArray[Any]:
-        """An array a video."""
+    def _arrays(self) -> NDArray[Any]:
         return load_entries(self.path, self.videos, self.trusted)
 
 
@@ -76,12 +83,7 @@ class JointEntry:
 
     def load(self) -> NDArray[np.float32]:
         """Take the features from those of all videos."""
-        return to_features(np.asarray(self.file.arrays[self.index]), self.path)
-
-
-def recognize(root: Path) -> str | None:
-    """Say what of the layout is there, if it is."""
-    return signs.recognize(SIGNS, root)
+        return to_features(np.asarray(self.file.load()[self.index]), self.path)
 
 
 def read(root: Path, options: FolderData) -> Listing:
@@ -168,7 +170,7 @@ def load_entries(path: Path, count: int | None, trusted: bool) -> NDArray[Any]:
 
 
 def _find_set(root: Path) -> str:
-    found = sorted(path.parent.name.removesuffix(ANNOTATIONS) for path in root.glob(SIGNS[0][0]))
+    found = sorted(path.parent.name.removesuffix(ANNOTATIONS) for path in root.glob(f"*{ANNOTATIONS}/videoname.npy"))
     if len(found) != 1:
         raise InputError(
             f"{root}: expected one folder <set>{ANNOTATIONS}, found {', '.join(found) or 'none'}"
