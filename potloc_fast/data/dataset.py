@@ -227,14 +227,19 @@ def collate(
         shares: how many shares of consecutive samples the batch is cut into.
 
     Returns:
-        The batch, on the CPU.
+        The batch, on the CPU; a sample on its own in memory, to which nothing is padded, is not copied.
     """
     length = padded_length(max(len(sample.features) for sample in samples), length, multiple)
-    size = -(-len(samples) // shares)
-    features = np.zeros((size, length, samples[0].features.shape[1]), dtype=np.float32)
-    for row, sample in enumerate(samples[share * size : (share + 1) * size]):
-        parts = sample.features.parts if isinstance(sample.features, JoinedFeatures) else (sample.features,)
-        np.concatenate(parts, axis=1, out=features[row, : len(sample.features)])  # the one copy that there is
+    size, first = -(-len(samples) // shares), samples[0].features
+    # Torch wants arrays that may be written to, which those mapped from files are not.
+    shareable = isinstance(first, np.ndarray) and first.flags.carray and first.dtype == np.float32
+    if shareable and len(samples) == shares == 1 and len(first) == length:
+        features = np.asarray(first)[None]
+    else:
+        features = np.zeros((size, length, first.shape[1]), dtype=np.float32)
+        for row, sample in enumerate(samples[share * size : (share + 1) * size]):
+            parts = sample.features.parts if isinstance(sample.features, JoinedFeatures) else (sample.features,)
+            np.concatenate(parts, axis=1, out=features[row, : len(sample.features)])  # the one copy that there is
     mask = np.arange(length) < np.array([[len(sample.features)] for sample in samples])
     labels = join_labels([sample.labels for sample in samples], slots)
     return Batch(*(torch.from_numpy(array) for array in (features, mask, *labels)))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -191,6 +193,19 @@ def test_a_batch_without_labels_has_empty_ones() -> None:
     batch = collate([TrainingSet([recording(4, [])], CLASSES)[0, 0, 0]])
     assert batch.recording.shape == batch.points.shape == batch.classes.shape == (0,)
     assert batch.segments.shape == (0, 2)
+
+
+def test_a_sample_on_its_own_in_memory_is_not_copied() -> None:
+    source = recording(20, [3.0])
+    frozen, backwards = source.features.copy(), source.features[::-1]
+    frozen.flags.writeable = False
+    for features, shared in ((source.features, True), (frozen, False), (backwards, False)):
+        sample = replace(TrainingSet([source], CLASSES)[0, 0, 0], features=features)
+        batch, padded = collate([sample]), collate([sample], length=24)
+        np.testing.assert_array_equal(batch.features[0], features)
+        np.testing.assert_array_equal(padded.features[0, :20], features)
+        assert np.shares_memory(batch.features.numpy(), features) is shared
+        assert not np.shares_memory(padded.features.numpy(), features)
 
 
 def test_a_batch_moves_whole() -> None:
