@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import Segments
 
+CONFIG_HELP = (
+    "A preset (own, hapt, hapt_boundaries, synthetic, thumos14, thumos14_released, activitynet12, activitynet13, gtea "
+    "or beoid), or a YAML file."
+)
+OVERRIDES_HELP = "Changes to it, such as data.root=FOLDER or train.epochs=20."
+
 app = typer.Typer(
     help="Temporal action localization from point labels.",
+    epilog="Your own recordings: check-data own data.root=FOLDER data.grid.fps=SNIPPETS_A_SECOND; train; predict.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,8 +65,8 @@ class Variant(str, Enum):
 
 @app.command(epilog="Example: potloc-fast train hapt data.root=hapt.zip train.epochs=20 --run-dir runs/hapt")
 def train(
-    config: Annotated[str, typer.Argument(help="A preset such as hapt or thumos14, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES_HELP)] = None,
     run_dir: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/run"),
     steps: Annotated[str, typer.Option(help="Steps to run, comma-separated.")] = "base,pseudo-labels,potloc,detect",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
@@ -67,7 +74,12 @@ def train(
     """Train both stages from point labels, detect in the test recordings, and score."""
     from potloc_fast.config import load_config
 
-    _run_pipeline(load_config(config, overrides or ()), run_dir, steps.split(","), resume)
+    settings = load_config(config, overrides or ())
+    try:
+        _run_pipeline(settings, run_dir, steps.split(","), resume)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command with --resume goes on", file=sys.stderr)
+        raise
 
 
 @app.command(epilog="Example: potloc-fast ablate levels hapt data.root=hapt.zip train.epochs=20 --jobs 2")
@@ -79,8 +91,8 @@ def ablate(
             "algorithm, rounds or extensions."
         ),
     ],
-    config: Annotated[str, typer.Argument(help="A preset or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES_HELP)] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm, with the seeds 0, 1 and so on.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes to spread the runs over.")] = 1,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/ablation"),
@@ -116,7 +128,9 @@ def import_released(
 @app.command(epilog="Example: potloc-fast predict runs/hapt recording.npy -o detections.json")
 def predict(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    files: Annotated[list[Path], typer.Argument(help="Features, one .npy of shape [snippets, channels] a recording.")],
+    files: Annotated[
+        list[Path], typer.Argument(help=r"Features, one .npy of shape \[snippets, channels] a recording.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="JSON to write; a picture of each recording goes beside it.")
     ] = Path("detections.json"),
@@ -234,8 +248,8 @@ def pseudo_labels(
 
 @app.command("check-data", epilog="Example: potloc-fast check-data thumos14 data.root=thumos14")
 def check_data(
-    config: Annotated[str, typer.Argument(help="A preset such as hapt or thumos14, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES_HELP)] = None,
     json_output: Annotated[str | None, typer.Option("--json", help="JSON to write; - prints it alone.")] = None,
 ) -> None:
     """Read a data set whole: what training would stumble over, what looks odd, and what is in it.
@@ -318,7 +332,8 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool
     from potloc_fast.plots import plot_losses
 
     run = train(config, run_dir, steps, resume)  # type: ignore[arg-type]  # checked there
-    if "detect" in steps and (run.folder / "potloc" / "detections.json").is_file():
+    found = run.folder / "potloc" / "detections.json"
+    if "detect" in steps and found.is_file():
         _plot_recordings(run)
     if rank() > 0:
         return run
@@ -326,13 +341,16 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool
     for stage, title in (("base", "base model"), ("potloc", "POTLoc")):
         if (run.folder / stage / "metrics.jsonl").is_file():
             plot_losses(run.folder / stage / "metrics.jsonl", run.folder / "plots" / f"{stage}_losses.png")
-        if (run.folder / stage / "evaluation.json").is_file():
+        # Without the step, what is there may be of an earlier training.
+        if "detect" in steps and (run.folder / stage / "evaluation.json").is_file():
             result = evaluate_run(run, stage)
             table.add_row(title, *(f"{value:.1f}" for value in result.map), f"{result.mean:.1f}")
             if stage == "potloc":
                 console.print(result.table())
     if table.row_count:
         console.print(table)
+    if "detect" in steps and found.is_file():
+        print(f"detections: {found}" if table.row_count else f"detections, with no ground truth to score them: {found}")
     print(f"everything is in {run.folder}")
     return run
 

@@ -131,6 +131,15 @@ def test_help_has_an_example(call: Call, command: str) -> None:
     assert f"Example: potloc-fast {command}" in out
 
 
+def test_help_shows_shapes_and_presets(call: Call) -> None:
+    shown = re.sub(r"[│\s]+", " ", call("predict", "--help")[1])
+    assert "of shape [snippets, channels] a recording" in shown  # brackets are no markup
+    presets = [path.stem for path in (Path(potloc_fast.__file__).parent / "config" / "presets").glob("*.yaml")]
+    for command in ("train", "check-data", "ablate"):
+        shown = re.sub(r"[│\s]+", " ", call(command, "--help")[1])
+        assert not [name for name in presets if not re.search(rf"[( ]{name}[, )]", shown)]
+
+
 def test_info_as_json(call: Call) -> None:
     status, out, err = call("info", "--json")
     assert (status, err) == (0, "")
@@ -165,6 +174,7 @@ def test_train_on_files(call: Call, lacp: Path, tmp_path: Path) -> None:
     assert status == 0
     assert "base model" in out
     assert "POTLoc" in out
+    assert f"detections: {folder / 'potloc' / 'detections.json'}" in out
     assert f"everything is in {folder}" in out
     run = Run.open(folder)
     assert (run.classes, run.features) == (("dive", "jump"), 5)
@@ -179,6 +189,29 @@ def test_train_one_step(call: Call, lacp: Path, tmp_path: Path) -> None:
     assert call(*arguments, "--steps", "pseudo-labels")[0] == 0
     assert (folder / "pseudo_labels.json").is_file()
     assert not (folder / "potloc").exists()
+
+
+def test_train_again_in_a_folder(call: Call, lacp: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ("train", "thumos14", f"data.root={lacp}", *TINY_MODELS, "--run-dir", folder)
+    assert "replaced" not in call(*arguments)[2]
+    status, out, err = call(*arguments, "--steps", "base")
+    assert status == 0
+    assert f"{folder}: models of an earlier run are replaced: base" in err
+    assert "mAP" not in out  # what was scored is of the earlier training
+    assert "replaced" not in call(*arguments, "--resume")[2]
+
+
+def test_an_interrupted_training_names_resume(
+    call: Call, lacp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("potloc_fast.engine.train.train", interrupt)
+    status, _, err = call("train", "thumos14", f"data.root={lacp}", "--run-dir", tmp_path / "run")
+    assert status == 130
+    assert "--resume" in err
 
 
 def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:

@@ -74,12 +74,16 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     names = [name.strip() for name in next(lines, [])]
     for column in columns:
         if column not in names:
-            raise InputError(f"{path}: expected a column {column} in the first line, found {','.join(names) or 'none'}")
+            hint = ": cells are separated by commas" if {";", "\t"} & set("".join(names)) else ""
+            found = ",".join(names) or "none"
+            raise InputError(f"{path}: expected a column {column} in the first line, found {found}{hint}")
     rows = []
     for line in lines:
         cells = [cell.strip() for cell in line]
         if any(cells[len(names) :]):
-            raise InputError(f"{path}: expected {len(names)} cells in line {lines.line_num}, got {len(cells)}")
+            raise InputError(
+                f"{path}: expected {len(names)} cells in line {lines.line_num}, got {len(cells)}: {','.join(cells)}"
+            )
         if any(cells):
             rows.append(Row(path, lines.line_num, dict(zip(names, cells, strict=False))))
     return rows

@@ -105,6 +105,9 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     if "detect" in steps and dataset.only_trains and config.evaluate.subset != "train":
         steps = [step for step in steps if step != "detect"]
         notes.append(f"{dataset.name}: all recordings are there to train on, so that nothing is detected in")
+    trained = [s for s in STAGES if s in steps and (Path(run_dir) / s / "model.safetensors").is_file()]
+    if trained and not resume:
+        notes.append(f"{run_dir}: models of an earlier run are replaced: {', '.join(trained)}")
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps, config)
     if resume:

@@ -317,7 +317,7 @@ NO_TIMES = 'expected a "database" of videos with "annotations" that have a "labe
         (TABLE, f"{HEAD}{ROW}30\n{ROW}nan\n", "point_labels.csv: expected a number as point in line 3, got 'nan'"),
         (TABLE, f"{HEAD}{ROW[:-1]}\n", "point_labels.csv: expected a number as point in line 2, got ''"),
         (TABLE, f"{HEAD},1,2,{TRAIN[0]},30\n", "point_labels.csv: expected a class in line 2, found none"),
-        (TABLE, f"{HEAD}\na,{ROW}30\n", "point_labels.csv: expected 5 cells in line 3, got 6"),
+        (TABLE, f"{HEAD}\na,{ROW}30\n", f"point_labels.csv: expected 5 cells in line 3, got 6: a,{ROW}30"),
         (
             TABLE,
             f"{HEAD}Billiards,1,2,v1,30\n",

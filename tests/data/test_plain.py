@@ -169,7 +169,8 @@ def test_points_of_recordings_without_features_are_counted(mine: Path) -> None:
         ),
         (
             {"points": "recording;label;time_sec\n"},
-            "points.csv: expected a column recording in the first line, found recording;label;time_sec",
+            "points.csv: expected a column recording in the first line, found recording;label;time_sec: "
+            "cells are separated by commas",
         ),
         (
             {"points": "recording,label,time_sec\nv1,jump,2:30\n"},
