@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -40,6 +41,8 @@ SHOWN_CLASSES = 24
 LENGTH_TOLERANCE = 0.05  # of a duration, ...
 SNIPPET_TOLERANCE = 3  # ... and never less than so many snippets
 POINT_TOLERANCE_SEC = 0.1  # annotators' tools round to frames
+ALIKE = 0.75  # of two names, from which one may be the other misspelt ...
+RARE = 0.1  # ... where it has no more than this share of the other's points
 LARGE = 1e3  # beyond what networks give that features are taken from
 RATES = (15, 24, 25, 30, 50, 60)  # of videos; what differs by less than a few percent (29.97) does no harm
 
@@ -319,12 +322,19 @@ def _point_warnings(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _class_warnings(dataset: Dataset) -> Iterator[Finding]:
-    trained = {point.label for item in dataset.recordings if item.subset == "train" for point in item.points}
+    trained = Counter(point.label for item in dataset.recordings if item.subset == "train" for point in item.points)
     other = Counter(i.label for item in dataset.recordings if item.subset != "train" for i in item.instances)
     for label in dataset.classes:
         if label not in trained:
             tested = f", {_count(other[label], 'instance')} outside of training" if other[label] else ""
             yield Finding("classes without points", f"{label}: no point in the training recordings{tested}")
+    for label, count in trained.items():
+        common = [name for name, other_count in trained.items() if count <= RARE * other_count]
+        for name in difflib.get_close_matches(label, common, n=1, cutoff=ALIKE):
+            yield Finding(
+                "classes with similar names",
+                f"{label}: {_count(count, 'point')}, and {trained[name]} of {name}: is it the same class?",
+            )
 
 
 def _statistics(dataset: Dataset) -> dict[str, Any]:

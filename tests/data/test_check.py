@@ -294,6 +294,20 @@ def test_lengths_are_held_against_the_annotations() -> None:
     ]
 
 
+def test_a_rare_class_with_the_name_of_another_is_named() -> None:
+    def of(*labels: str) -> list[str]:
+        points = tuple(Point(label, float(time)) for time, label in enumerate(labels))
+        dataset = Listing(
+            "made", tuple(sorted(set(labels))), (made("v", Grid(fps=2, window=1, stride=1), points=points),)
+        )
+        found = check(dataset, load_config("thumos14", ["evaluate.subset=train"])).warnings
+        return [warning.message for warning in found if warning.kind == "classes with similar names"]
+
+    assert of(*10 * ["jump"], "jmup") == ["jmup: 1 point, and 10 of jump: is it the same class?"]
+    assert of(*9 * ["jump"], "jmup") == []
+    assert of(*10 * ["jump"], "turn") == []
+
+
 def test_rates_that_differ_are_named() -> None:
     grids = [Grid(fps=fps, window=16, stride=4) for fps in (30, 29.97, 30, 25)]
     assert warnings_of(*(made(f"v{i}", grid) for i, grid in enumerate(grids))) == [
