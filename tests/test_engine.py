@@ -275,6 +275,20 @@ def test_score_curves_are_probabilities(run: Run, tested: tuple[Recording, ...])
     assert 0 <= curves.min() < curves.max() <= 1
 
 
+def test_detections_of_classes_that_were_not_tested_score_nothing(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    for entry in truth["database"].values():
+        entry["annotations"] = [item for item in entry["annotations"] if item["label"] == run.classes[0]]
+    (folder / "ground_truth.json").write_text(json.dumps(truth))
+    results = {"any": [{"label": run.classes[1], "score": 0.5, "segment": [0.0, 1.0]}]}
+    (folder / "potloc" / "detections.json").write_text(json.dumps({"results": results}))
+    result = evaluate_run(Run.open(folder), "potloc")
+    assert result.mean == 0
+    assert "1 of 1 detections ignored" in result.warnings[0]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_evaluation_is_that_of_the_files(run: Run, stage: Stage) -> None:
     result = potloc_fast.evaluate(

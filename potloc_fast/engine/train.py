@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +27,14 @@ from potloc_fast.engine.distributed import join, once, rank
 from potloc_fast.engine.fit import capture_obstacle, fit
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
-from potloc_fast.evaluation import Evaluation, Segments, evaluate, read_detections, write_detections
+from potloc_fast.evaluation import (
+    Evaluation,
+    Segments,
+    evaluate,
+    read_detections,
+    read_ground_truth,
+    write_detections,
+)
 from potloc_fast.files import write_json
 from potloc_fast.pseudo_labels import Points, generate, read_pseudo_labels
 
@@ -162,17 +170,17 @@ def _run_steps(
                 once(write_detections, run.folder / stage / "detections.json", detections)
                 if any(recording.instances for recording in tested):
                     once(_write_evaluation, run, stage)
+                else:  # what an earlier run scored is not of these detections
+                    once((run.folder / stage / "evaluation.json").unlink, True)
 
 
 def evaluate_run(run: Run, stage: Stage) -> Evaluation:
     """Score the detections of a stage as the run's configuration says."""
-    return evaluate(
-        run.folder / stage / "detections.json",
-        run.folder / "ground_truth.json",
-        tiou=run.config.evaluate.tiou,
-        protocol=run.config.evaluate.protocol,
-        subset=run.config.evaluate.subset,
-    )
+    rules = run.config.evaluate
+    truth = read_ground_truth(run.folder / "ground_truth.json", rules.subset)
+    # Those that the subset lacks are known, too: a model that detects nothing else scores 0.
+    truth = replace(truth, labels=tuple(dict.fromkeys((*truth.labels, *run.classes))))
+    return evaluate(run.folder / stage / "detections.json", truth, tiou=rules.tiou, protocol=rules.protocol)
 
 
 def _write_evaluation(run: Run, stage: Stage) -> None:

@@ -55,7 +55,7 @@ def align(
 
 def _oddities(found: Segments, truth: Segments, unknown: NDArray[np.bool_], source: str | Path) -> tuple[str, ...]:
     """Say which videos and labels the ground truth lacks; `unknown` marks the detections of such labels."""
-    if len(found) and unknown.all():
+    if unknown.all() and len(found) and not set(found.labels) & set(truth.labels):
         raise InputError(
             f"{source}: expected labels of the ground truth ({_few(truth.labels)}), got {_few(found.labels)}"
         )
