@@ -58,7 +58,7 @@ def share_out(model: nn.Module) -> nn.Module:
         return model
     device = next(model.parameters()).device
     device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=device_ids)
 
 
 def own_rows(mask: Tensor, size: int) -> Tensor:
