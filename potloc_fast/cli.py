@@ -132,14 +132,17 @@ def predict(
         list[Path], typer.Argument(help=r"Features, one .npy of shape \[snippets, channels] a recording.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="JSON to write; a picture of each recording goes beside it.")
+        Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")
     ] = Path("detections.json"),
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out detections that score less.", show_default=False)
+    ] = None,
     snippet_sec: Annotated[
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to compute; by default as in training.")] = None,
 ) -> None:
-    """Detect actions in recordings: a table, a JSON file in the ActivityNet form, and a picture of each recording."""
+    """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures."""
     from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.predict import predict, read_recordings, score_curves
     from potloc_fast.engine.run import Run
@@ -152,6 +155,8 @@ def predict(
     detections = predict(run, recordings, device=where)
     if rank() > 0:
         return
+    if min_score is not None:
+        detections = detections.take(detections.score >= min_score)
     write_detections(output, detections)
     for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
         picture = output.with_name(f"{output.stem}_{recording.id}.png")

@@ -101,7 +101,8 @@ def plot_recording(
         times = [point.time_sec for point in recording.points if point.label == name]
         axes.plot(times, np.full(len(times), -0.18), "k|", markersize=8, label="points")
         axes.set(ylim=(-0.3 * len(lanes) - 0.05, 1.05), xlim=(0, recording.duration_sec), yticks=[])
-        axes.set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center", fontsize=7)
+        heading = name.replace("_", "\n") + (f"\nbest {best[name]:.2f}" if name in found else "")
+        axes.set_ylabel(heading, rotation=0, ha="right", va="center", fontsize=7)
     handles: list[Any] = [_patch(colour, lane) for lane, colour, _ in lanes] + [_patch("0.8", "score")]
     figure.legend(handles=handles, loc="upper right", ncol=len(handles), fontsize=8)
     figure.suptitle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -181,6 +182,20 @@ def test_train_on_files(call: Call, lacp: Path, tmp_path: Path) -> None:
     assert set(read_detections(folder / "potloc" / "detections.json").videos) == set(VIDEOS["test"])
 
 
+def test_without_ground_truth_nothing_is_scored(call: Call, lacp: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ("train", "thumos14", f"data.root={lacp}", *TINY_MODELS, "--run-dir", folder)
+    assert call(*arguments)[0] == 0
+    truth = json.loads((lacp / "gt.json").read_text())
+    for name in VIDEOS["test"]:
+        truth["database"][name]["annotations"] = []
+    (lacp / "gt.json").write_text(json.dumps(truth))
+    status, out, _ = call(*arguments)
+    assert status == 0
+    assert f"detections, with no ground truth to score them: {folder / 'potloc' / 'detections.json'}" in out
+    assert not list(folder.glob("*/evaluation.json"))
+
+
 def test_train_one_step(call: Call, lacp: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ("train", "thumos14", f"data.root={lacp}", *TINY_MODELS, "--run-dir", folder)
@@ -236,6 +251,16 @@ def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> N
     assert "run [b]: " in out
     best = max(expected.to_results()["results"]["walk"], key=lambda entry: entry["score"])
     assert re.search(rf"{best['label']} +│ +{best['segment'][0]:.2f} +│ +{best['segment'][1]:.2f}", out)
+
+
+def test_predict_to_a_table(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:
+    expected = potloc_fast.predict(trained, [recording])
+    for least, kept in ((expected.score.min(), len(expected)), (expected.score.max() + 0.01, 0)):
+        status, out, _ = call("predict", trained.folder, recording, "-o", tmp_path / "d.csv", "--min-score", least)
+        assert status == 0
+        assert f"{kept} detections: " in out
+        with (tmp_path / "d.csv").open(newline="") as file:
+            assert [row["recording"] for row in csv.DictReader(file)] == kept * ["walk"]
 
 
 def test_evaluate_real_detections(call: Call, shared_data: Path, tmp_path: Path) -> None:

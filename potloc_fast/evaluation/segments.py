@@ -1,7 +1,9 @@
-"""Labelled segments in columns, and the JSON files that hold them."""
+"""Labelled segments in columns, and the files that hold them."""
 
 from __future__ import annotations
 
+import csv
+import io
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.errors import InputError
-from potloc_fast.files import read_json, read_text, without_collection, write_json
+from potloc_fast.files import read_json, read_text, without_collection, write_json, write_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +131,22 @@ def read_detections(path: str | Path) -> Segments:
 
 
 def write_detections(path: str | Path, segments: Segments) -> None:
-    """Write detections or proposals as JSON in the ActivityNet form."""
-    write_json(path, segments.to_results())
+    """Write detections or proposals: to a .csv file as a table, else as JSON in the ActivityNet form.
+
+    The table has the columns recording, label, start_sec, end_sec and score, and a row for each segment, by recording
+    and falling score.
+    """
+    if Path(path).suffix != ".csv":
+        write_json(path, segments.to_results())
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["recording", "label", "start_sec", "end_sec", "score"])
+    order = np.lexsort((-segments.score, segments.video))
+    columns = (segments.video, segments.label, segments.start_sec, segments.end_sec, segments.score)
+    for video, label, start, end, score in zip(*(column[order].tolist() for column in columns), strict=True):
+        writer.writerow([segments.videos[video], segments.labels[label], f"{start:.3f}", f"{end:.3f}", f"{score:.4f}"])
+    write_text(path, text.getvalue())
 
 
 @without_collection()

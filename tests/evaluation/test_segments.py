@@ -38,6 +38,21 @@ def test_results_survive_the_round_trip(results: dict[str, Any]) -> None:
     assert set(value) == {"version", "external_data", "results"}
 
 
+def test_a_table_of_detections(tmp_path: Path) -> None:
+    results = {
+        "z, 2": [{**ENTRY, "score": 0.25}, {"label": "b", "score": 0.5, "segment": [0.0, 61.23456]}],
+        "y": [ENTRY],
+    }
+    write_detections(tmp_path / "d.csv", Segments.from_results({"results": results}))
+    start, end = ENTRY["segment"]
+    assert (tmp_path / "d.csv").read_text().splitlines() == [
+        "recording,label,start_sec,end_sec,score",
+        '"z, 2",b,0.000,61.235,0.5000',
+        f'"z, 2",a,{start:.3f},{end:.3f},0.2500',
+        f"y,a,{start:.3f},{end:.3f},{ENTRY['score']:.4f}",
+    ]
+
+
 def test_file_round_trip_keeps_file_order(tmp_path: Path) -> None:
     results = {"z": [{**ENTRY, "label": "late"}, ENTRY], "empty": [], "b": [{**ENTRY, "score": 0.1 + 0.2}]}
     write_detections(tmp_path / "d.json", Segments.from_results({"results": results}))
