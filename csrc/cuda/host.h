@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <initializer_list>
 #include <vector>
@@ -15,8 +16,7 @@
 #ifdef POTLOC_CUDA_HOST
 #include "cuda_host.h"
 #else
-// A torch without CUDA lacks this symbol, and never gets as far as to call it.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#include <dlfcn.h>
 #endif
 
 namespace potloc::cuda {
@@ -39,8 +39,13 @@ class Device {
   }
 
   Stream stream() const {
+    // Looked up, not linked to: the library that has it comes with a torch for CUDA, and this module also runs without.
+    using Get = AOTITorchError (*)(int32_t device, void** stream);
+    static const auto get = reinterpret_cast<Get>(
+        dlsym(dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD), "aoti_torch_get_current_cuda_stream"));
+    STD_TORCH_CHECK(get != nullptr, "torch's current CUDA stream was not found");
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    TORCH_ERROR_CODE_CHECK(get(index_, &stream));
     return stream;
   }
 
