@@ -17,7 +17,7 @@ from potloc_fast.losses import sample_labels, total_loss
 from potloc_fast.models import POTLoc
 from potloc_fast.ops._library import _C
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+DTYPES = [pytest.param(getattr(torch, name), id=name) for name in ("float32", "float64", "bfloat16", "float16")]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
