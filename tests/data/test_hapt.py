@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from potloc_fast.config.schema import FolderData
 from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.layouts.hapt import HaptRecording
 from potloc_fast.data.recording import Dataset, Instance
 from potloc_fast.errors import InputError
 
@@ -175,3 +179,32 @@ def test_a_damaged_member_is_named(tmp_path: Path, small_hapt: Path) -> None:
     archive.write_bytes(content)
     with pytest.raises(InputError, match=f"{ACC}: expected readable text, got: "):
         load_hapt(archive)
+
+
+class SlowLock:
+    """Lets others go first whenever it is released."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        time.sleep(1e-4)
+
+
+def test_threads_may_read_an_archive_together(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "hapt.zip", "w") as file:
+        for number in range(50):
+            for sensor in ("acc", "gyro"):
+                info = zipfile.ZipInfo(f"{sensor}_{number}.txt")
+                info.extra = b"UT\x05\x00\x01time"  # which zipfile skips from where anybody read last
+                file.writestr(info, f"{number} 0 0\n")
+    archive = zipfile.ZipFile(tmp_path / "hapt.zip")
+    archive._lock = SlowLock()
+    with ThreadPoolExecutor(8) as readers:
+        recordings = [HaptRecording(zipfile.Path(archive), str(number), 1, 1) for number in range(50)]
+        loaded = list(readers.map(HaptRecording.load, recordings))
+    assert [float(features[0, 0]) for features in loaded] == [float(number) for number in range(50)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ FPS = 50
 SIGNS = Signs(("RawData/labels.txt",))
 
 Folder: TypeAlias = Path | zipfile.Path
+
+_reading = threading.Lock()  # several threads read recordings, and zipfile (Python 3.12, 3.13) confuses their places
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +157,8 @@ def open_hapt(root: str | Path) -> Folder:
 
 def _read_text(path: Folder) -> str:
     try:
-        return path.read_bytes().decode()
+        with _reading:
+            return path.read_bytes().decode()
     except FileNotFoundError:
         raise InputError(f"{path}: expected a file, found none") from None
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
