@@ -137,6 +137,6 @@ def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
         annotation = field.annotation
         union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
         for member in typing.get_args(annotation) if union else (annotation,):
-            if isinstance(member, type) and issubclass(member, BaseModel):
+            if typing.get_origin(member) is None and isinstance(member, type) and issubclass(member, BaseModel):
                 keys += _keys(member, f"{prefix}{name}.")
     return keys
