@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 def join(device: torch.device) -> None:
-    """Join the processes that torchrun started, once; does nothing in a process on its own."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
-        return
+    """Make the device the current one, and join the processes that torchrun started, once."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
 
