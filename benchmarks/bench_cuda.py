@@ -68,8 +68,8 @@ def all_replayed(
 
 
 def copied(tensors: int, like: Tensor) -> Callable[[], Any]:
-    """A copy within the device's memory that reads and writes as many bytes as `tensors` times those of `like`."""
-    source = torch.empty(tensors * like.numel() * like.element_size() // 2, dtype=torch.uint8, device="cuda")
+    """A copy within the memory of a device that reads and writes as many bytes as `tensors` times those of `like`."""
+    source = torch.empty(tensors * like.numel() * like.element_size() // 2, dtype=torch.uint8, device=like.device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 

@@ -20,8 +20,8 @@ from potloc_fast.files import atomic
 from potloc_fast.models import BaseModel, POTLoc
 
 # What one of their tensors is here: a convolution [O, I, 3] is [3, O, I], one of width 1 [O, I, 1] is a matrix,
-# and values of channels [1, C, 1] are a vector.
-Form = Literal["same", "convolution", "matrix", "channels"]
+# values of channels [1, C, 1] are a vector, and a depthwise convolution [C, 1, 3] is one of several filters [3, C].
+Form = Literal["same", "convolution", "matrix", "channels", "depthwise"]
 Layout = dict[str, tuple[str, Form]]  # ours by theirs
 
 THUMOS14_CLASSES = (
@@ -93,7 +93,7 @@ def load_released(
             raise InputError(f"{path}: expected floats under {key}, got {found}")
     with torch.device("meta"):
         model = _build_base(state, path) if kind == "base" else _build_main(state, path, heads, window)
-    own, layout = model.state_dict(), _layout(model)
+    own, layout = _own_state(model), _layout(model)
     for key in sorted(layout.keys() | state.keys()):
         if key not in state:
             raise InputError(f"{path}: expected the key {key} of a {kind} model, found none")
@@ -106,6 +106,8 @@ def load_released(
     weights = {name: _to_ours(state[key], form).float().contiguous() for key, (name, form) in layout.items()}
     features = own["standardize.mean"].shape
     weights |= {"standardize.mean": torch.zeros(features), "standardize.std": torch.ones(features)}
+    for name in model.state_dict().keys() - weights.keys():
+        weights[name] = torch.stack([weights.pop(f"{name}.{k}") for k in range(3)])
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
@@ -127,7 +129,7 @@ def save_released(model: BaseModel | POTLoc, path: str | Path, prefix: str = "")
     Example:
         >>> save_released(model, "epoch_045.pth.tar", prefix="module.")  # doctest: +SKIP
     """
-    own, layout = model.state_dict(), _layout(model)
+    own, layout = _own_state(model), _layout(model)
     mean, std = own.pop("standardize.mean"), own.pop("standardize.std")
     if mean.any() or (std != 1).any():
         raise InputError(f"{path}: expected a model of features as they are, got one that standardizes them")
@@ -302,7 +304,7 @@ def _layout(model: BaseModel | POTLoc) -> Layout:
         theirs = f"backbone.stem.{i}" if i < model.stem else f"backbone.branch.{i - model.stem}"
         ours = f"blocks.{i}"
         for k, name in enumerate(("query", "key", "value")):
-            layout[f"{theirs}.attn.{name}_conv.conv.weight"] = (f"{ours}.attention.convs.{k}.weight", "same")
+            layout[f"{theirs}.attn.{name}_conv.conv.weight"] = (f"{ours}.attention.conv.weight.{k}", "depthwise")
             affine(f"{theirs}.attn.{name}_norm", f"{ours}.attention.norms.{k}", "channels")
             affine(f"{theirs}.attn.{name}", f"{ours}.attention.projections.{k}", "matrix")
         affine(f"{theirs}.attn.proj", f"{ours}.attention.output", "matrix")
@@ -316,9 +318,22 @@ def _layout(model: BaseModel | POTLoc) -> Layout:
     return layout
 
 
+def _own_state(model: BaseModel | POTLoc) -> dict[str, Tensor]:
+    """Our weights by name; filters that share a tensor each have a name, as theirs do."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith(".attention.conv.weight"):
+            state |= {f"{name}.{k}": tensor[k] for k in range(3)}
+        else:
+            state[name] = tensor
+    return state
+
+
 def _to_theirs(tensor: Tensor, form: Form) -> Tensor:
     if form == "convolution":
         return tensor.permute(1, 2, 0)
+    if form == "depthwise":
+        return tensor.t().unsqueeze(1)
     if form == "matrix":
         return tensor.unsqueeze(2)
     return tensor.view(1, -1, 1) if form == "channels" else tensor
@@ -327,6 +342,8 @@ def _to_theirs(tensor: Tensor, form: Form) -> Tensor:
 def _to_ours(tensor: Tensor, form: Form) -> Tensor:
     if form == "convolution":
         return tensor.permute(2, 0, 1)
+    if form == "depthwise":
+        return tensor.squeeze(1).t()
     if form == "matrix":
         return tensor.squeeze(2)
     return tensor.view(-1) if form == "channels" else tensor

@@ -21,6 +21,10 @@ inline void define_operators(torch::stable::detail::StableLibrary& m) {
   m.def(
       "_fused_focal_loss_backward(Tensor grad_act, Tensor grad_bg, Tensor counts, Tensor logits, Tensor targets, "
       "Tensor positive, Tensor background, float gamma) -> Tensor");
+  m.def("depthwise_conv(Tensor x, Tensor weight, int stride, Tensor? mask) -> Tensor[]");
+  m.def(
+      "_depthwise_conv_backward(Tensor[] grads, Tensor x, Tensor weight, int stride, Tensor? mask) -> (Tensor, "
+      "Tensor)");
   m.def(
       "background_seeds(Tensor background, Tensor action, int[] level_lengths, float threshold, Tensor? mask, "
       "bool outer_argmax) -> Tensor");

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potloc_fast.models.winograd import conv3
-from potloc_fast.ops import local_attention
+from potloc_fast.ops import depthwise_conv, local_attention
 
 WIDE = 512  # channels in and out, from which a convolution by fewer multiplications is faster
 
@@ -47,13 +47,6 @@ def masked(x: Tensor, mask: Tensor) -> Tensor:
     return x * mask.unsqueeze(-1)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1) -> Tensor:
-    """Convolve `Tensor[B, T, C]` over time with `Tensor[O, C / groups, 3]`, with zeros before and after it."""
-    # As an image of height 1, channels last, the sequence is read where it lies; `conv1d` would transpose it.
-    image, weight = x.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2)
-    return F.conv2d(image, weight, bias, (1, stride), (0, 1), groups=groups).squeeze(2).transpose(1, 2)
-
-
 class TemporalConv(nn.Module):
     """A convolution of width 3 over the time axis of `Tensor[B, T, C]`.
 
@@ -76,25 +69,30 @@ class TemporalConv(nn.Module):
         tensor_cores = x.is_cuda and (torch.is_autocast_enabled("cuda") or x.dtype.itemsize == 2)
         if min(self.weight.shape[1:]) >= WIDE and not tensor_cores:
             return conv3(x, self.weight, self.bias)
-        return convolve(x, self.weight.permute(1, 2, 0), self.bias)
+        # As an image of height 1, channels last, the sequence is read where it lies; `conv1d` would transpose it.
+        image, weight = x.transpose(1, 2).unsqueeze(2), self.weight.permute(1, 2, 0).unsqueeze(2)
+        return F.conv2d(image, weight, self.bias, padding=(0, 1)).squeeze(2).transpose(1, 2)
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution of width 3 over the time axis of `Tensor[B, T, C]`, each channel on its own.
+    """Convolutions of width 3 over the time axis of the same `Tensor[B, T, C]`, each channel on its own.
 
     Args:
         channels: channels C.
+        filters: number of convolutions.
         stride: 1, or 2 to halve the length: T becomes ceil(T / 2), for any T.
     """
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.weight = nn.Parameter(nn.Conv1d(channels, channels, 3, groups=channels, bias=False).weight.detach())
+        like = [nn.Conv1d(channels, channels, 3, groups=channels, bias=False) for _ in range(filters)]
+        weights = torch.stack([conv.weight.detach().squeeze(1).t() for conv in like])
+        self.weight = nn.Parameter(weights)  # [filters, 3, C]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `Tensor[B, T, C]`, whose padded snippets must be zero."""
-        return convolve(x, self.weight, stride=self.stride, groups=x.shape[2])
+    def forward(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """Convolve `Tensor[B, T, C]`, its snippets that `mask` leaves out taken for zero; one output a filter."""
+        return depthwise_conv(x, self.weight, self.stride, mask)
 
 
 class DropPath(nn.Module):
@@ -134,18 +132,17 @@ class LocalSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int, stride: int, padding_leaks: bool = False) -> None:
         super().__init__()
         self.heads, self.window, self.stride, self.padding_leaks = heads, window, stride, padding_leaks
-        self.convs = nn.ModuleList(DepthwiseConv(width, stride) for _ in range(3))
+        self.conv = DepthwiseConv(width, 3, stride)  # of queries, keys and values
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attend over `Tensor[B, T, C]` with its mask; the output is ceil(T / stride) long."""
-        if not self.padding_leaks:
-            x = masked(x, mask)
+        inputs = self.conv(x, None if self.padding_leaks else mask)
         q, k, v = (
-            projection(norm(conv(x))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for conv, norm, projection in zip(self.convs, self.norms, self.projections, strict=True)
+            projection(norm(z)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for z, norm, projection in zip(inputs, self.norms, self.projections, strict=True)
         )
         out = local_attention(q, k, v, self.window, mask[:, :: self.stride])
         projected: Tensor = self.output(out.transpose(1, 2).flatten(2))

@@ -80,6 +80,22 @@ def test_local_attention(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 0, 8), (2, 67, 13), (3, 300, 512), (2, 2304, 64)])
+@pytest.mark.parametrize("filters", [1, 3])
+def test_depthwise_conv(
+    dtype: torch.dtype, stride: int, shape: tuple[int, ...], filters: int, cuda: torch.device
+) -> None:
+    x, weight = normal(*shape, dtype=dtype), normal(filters, 3, shape[2], seed=1, dtype=dtype)
+    mask = normal(*shape[:2], seed=2) > -0.5
+
+    def call(device: torch.device) -> list[Tensor]:
+        return with_gradients(ops.depthwise_conv, on(device, [x, weight]), stride, mask.to(device))
+
+    assert_same_answers(call, cuda)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "classes"), [(0, 3), (1, 1), (1000, 20), (4099, 7), (100_000, 20), (50, 333)])
 @pytest.mark.parametrize("gamma", [0.0, 2.0, 1.5])
 def test_fused_focal_loss(dtype: torch.dtype, rows: int, classes: int, gamma: float, cuda: torch.device) -> None:
@@ -165,6 +181,7 @@ def test_batched_nms(dtype: torch.dtype, method: Any, size: int, groups: int, cu
 
 def test_a_step_can_be_captured_in_a_graph(cuda: torch.device) -> None:
     qkv = [normal(2, 4, 300, 64, seed=i, dtype=torch.bfloat16).to(cuda).requires_grad_() for i in range(3)]
+    x, weight = (normal(*shape).to(cuda).requires_grad_() for shape in ((2, 300, 64), (3, 3, 64)))
     logits = normal(600, 21).to(cuda).requires_grad_()
     targets, action = (normal(600, 20, seed=1) > 1).float().to(cuda), (normal(1, 600, seed=2) > 1).to(cuda)
 
@@ -173,7 +190,8 @@ def test_a_step_can_be_captured_in_a_graph(cuda: torch.device) -> None:
         seeds = ops.background_seeds(logits[:, -1].sigmoid()[None], action, [400, 200], 0.6)
         losses = ops.fused_focal_loss(logits, targets, action[0], seeds[0])
         loss = sum(losses) + ops.sigmoid_focal_loss(logits[:, :20], targets, reduction="mean") + out.float().sum()
-        return [loss, *torch.autograd.grad(loss, [*qkv, logits])]
+        loss = loss + sum(ops.depthwise_conv(x, weight, 2)).square().sum()
+        return [loss, *torch.autograd.grad(loss, [*qkv, logits, x, weight])]
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -183,7 +201,7 @@ def test_a_step_can_be_captured_in_a_graph(cuda: torch.device) -> None:
     with torch.cuda.graph(graph):
         captured = step()
     with torch.no_grad():
-        for tensor in (*qkv, logits):
+        for tensor in (*qkv, logits, x, weight):
             tensor.mul_(1.1)
     graph.replay()
     for one, other in zip(captured, step(), strict=True):

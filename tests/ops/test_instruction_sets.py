@@ -30,6 +30,11 @@ def answers() -> dict[str, list[Tensor]]:
         leaves = [leaf.requires_grad_() for leaf in leaves]
         out = ops.local_attention(*leaves, 19, normal(2, 67, seed=1, dtype=dtype) > -0.5)
         found[f"local_attention {dtype}"] = [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+        x, weight = (normal(*shape, dtype=dtype).requires_grad_() for shape in ((2, 67, 13), (3, 3, 13)))
+        outputs = ops.depthwise_conv(x, weight, 2, normal(2, 67, seed=1, dtype=dtype) > -0.5)
+        found[f"depthwise_conv {dtype}"] = [o.detach() for o in outputs]
+        grads = list(normal(3, 2, 34, 13, seed=2, dtype=dtype))
+        found[f"depthwise_conv {dtype}"] += torch.autograd.grad(outputs, [x, weight], grads)
         logits, targets = (
             (4 * normal(67, 6, dtype=dtype)).requires_grad_(),
             (normal(67, 6, seed=1, dtype=dtype) > 0).to(dtype),
