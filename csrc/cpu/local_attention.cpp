@@ -222,17 +222,17 @@ struct Sizes {
 // copied to `buffer`. Rows that `valid` leaves out become zeros.
 template <typename T, typename A>
 Rows<const A> read_rows(
-    const LocalAttention& shape, const T* source, int64_t stride, int64_t first, int64_t count, const bool* valid,
-    int64_t width, A* buffer) {
+    const LocalAttention& shape, Rows<const T> source, int64_t first, int64_t count, const bool* valid, int64_t width,
+    A* buffer) {
   if constexpr (std::is_same_v<T, A>) {
     if (width == shape.width && std::all_of(valid, valid + count, [](bool x) { return x; })) {
-      return {source + first * stride, stride};
+      return source.from(first);
     }
   }
   for (int64_t t = 0; t < count; ++t) {
     A* const target = buffer + t * width;
     if (valid[t]) {
-      convert(source + (first + t) * stride, target, shape.width);
+      convert(source[first + t], target, shape.width);
       std::fill(target + shape.width, target + width, A(0));
     } else {
       std::fill(target, target + width, A(0));
@@ -243,10 +243,10 @@ Rows<const A> read_rows(
 
 // Where the products write rows that belong at `target`: there, where they can, else in `buffer`.
 template <typename T, typename A>
-Rows<A> place_rows(const LocalAttention& shape, T* target, int64_t width, A* buffer) {
+Rows<A> place_rows(const LocalAttention& shape, Rows<T> target, int64_t width, A* buffer) {
   if constexpr (std::is_same_v<T, A>) {
     if (width == shape.width) {
-      return {target, width};
+      return target;
     }
   }
   return {buffer, width};
@@ -254,15 +254,15 @@ Rows<A> place_rows(const LocalAttention& shape, T* target, int64_t width, A* buf
 
 // Moves rows from where place_rows has put them to where they belong.
 template <typename T, typename A>
-void finish_rows(const LocalAttention& shape, Rows<A> rows, int64_t count, T* target) {
-  if (static_cast<const void*>(rows.data) != target) {
+void finish_rows(const LocalAttention& shape, Rows<A> rows, int64_t count, Rows<T> target) {
+  if (static_cast<const void*>(rows.data) != target.data) {
     for (int64_t t = 0; t < count; ++t) {
-      convert(rows[t], target + t * shape.width, shape.width);
+      convert(rows[t], target[t], shape.width);
     }
   }
 }
 
-// The tensors of one (batch, head).
+// One (batch, head), and the [T, D] matrices that tensors have there.
 struct Row {
   int64_t batch, head;
   const bool* mask;
@@ -274,8 +274,8 @@ struct Row {
   }
 
   template <typename T>
-  const T* of(const T* tensor, const int64_t* stride) const {
-    return tensor + batch * stride[0] + head * stride[1];
+  Rows<T> of(const Strided<T>& tensor) const {
+    return {tensor.data + batch * tensor.stride[0] + head * tensor.stride[1], tensor.stride[2]};
   }
 };
 
@@ -340,7 +340,8 @@ void softmax(const Sizes<A>& sizes, const bool* valid, A* scores, A* lse) {
 
 template <typename T, typename A>
 void local_attention_forward(
-    const LocalAttention& shape, const T* q, const T* k, const T* v, T* out, A* lse, int64_t begin, int64_t end) {
+    const LocalAttention& shape, const Strided<const T>& q, const Strided<const T>& k, const Strided<const T>& v,
+    const Strided<T>& out, A* lse, int64_t begin, int64_t end) {
   const Sizes<A> sizes(shape);
   const int64_t width = sizes.width, blocks = (shape.length + shape.block - 1) / shape.block;
   const int64_t most_queries = round_up(shape.block, kTile), most_keys = sizes.keys(shape.block);
@@ -354,14 +355,12 @@ void local_attention_forward(
     const int64_t keys_first = first - shape.radius, key_count = sizes.keys(count);
     find_valid(shape, nullptr, first, round_up(count, kTile), exists.get());
     find_valid(shape, row.mask, keys_first, key_count, valid.get());
-    const Rows<const A> queries = read_rows(
-        shape, row.of(q, shape.q_stride), shape.q_stride[2], first, round_up(count, kTile), exists.get(), width,
-        q_buffer.get());
-    const Rows<const A> keys = read_rows(
-        shape, row.of(k, shape.k_stride), shape.k_stride[2], keys_first, key_count, valid.get(), width, k_buffer.get());
-    const Rows<const A> values = read_rows(
-        shape, row.of(v, shape.v_stride), shape.v_stride[2], keys_first, key_count, valid.get(), width, v_buffer.get());
-    const int64_t start = task / blocks * shape.length + first;
+    const Rows<const A> queries =
+        read_rows(shape, row.of(q), first, round_up(count, kTile), exists.get(), width, q_buffer.get());
+    const Rows<const A> keys = read_rows(shape, row.of(k), keys_first, key_count, valid.get(), width, k_buffer.get());
+    const Rows<const A> values = read_rows(shape, row.of(v), keys_first, key_count, valid.get(), width, v_buffer.get());
+    const Rows<T> own = row.of(out).from(first);
+    A* const own_lse = lse + task / blocks * shape.length + first;
     for (int64_t i = 0; i < count; i += kTile) {
       prefetch_tile<T>(queries, width, i + 2 * kTile);
       prefetch_tile<T>(keys, width, i + 2 * kTile + sizes.window - 1);
@@ -371,21 +370,21 @@ void local_attention_forward(
       A log_sums[kTile];
       softmax(sizes, valid.get() + i, scores.get(), log_sums);
       const int64_t rows = std::min<int64_t>(kTile, count - i);
-      T* const target = out + (start + i) * shape.width;
-      const Rows<A> sums = place_rows(shape, target, width, out_buffer.get());
+      const Rows<A> sums = place_rows(shape, own.from(i), width, out_buffer.get());
       const auto weights = [&](int64_t s) { return scores.get() + s * kTile; };
       banded_sums<1 - kTile, A>(
           values.from(i), width, sizes.window - 1, 0, sizes.window + kTile - 1, weights, sums, rows, false);
-      finish_rows(shape, sums, rows, target);
-      std::copy_n(log_sums, rows, lse + start + i);
+      finish_rows(shape, sums, rows, own.from(i));
+      std::copy_n(log_sums, rows, own_lse + i);
     }
   }
 }
 
 template <typename T, typename A>
 void local_attention_backward(
-    const LocalAttention& shape, const T* grad_out, const T* q, const T* k, const T* v, const A* lse, T* grad_q,
-    T* grad_k, T* grad_v, int64_t begin, int64_t end) {
+    const LocalAttention& shape, const Strided<const T>& grad_out, const Strided<const T>& q, const Strided<const T>& k,
+    const Strided<const T>& v, const A* lse, const Strided<T>& grad_q, const Strided<T>& grad_k,
+    const Strided<T>& grad_v, int64_t begin, int64_t end) {
   const Sizes<A> sizes(shape);
   const int64_t width = sizes.width, radius = shape.radius, span = 2 * radius;
   const int64_t blocks = (shape.length + shape.block - 1) / shape.block;
@@ -404,24 +403,21 @@ void local_attention_backward(
     // Whole tiles before the block, so that no tile has queries on both sides of its start.
     const int64_t halo_first = std::max<int64_t>(first - round_up(radius, kTile), 0);
     const int64_t halo_last = std::min(last + radius, shape.length);
-    const int64_t start = task / blocks * shape.length, own = (start + first) * shape.width;
-    const Rows<A> dk = place_rows(shape, grad_k + own, width, dk_buffer.get());
-    const Rows<A> dv = place_rows(shape, grad_v + own, width, dv_buffer.get());
+    const A* const row_lse = lse + task / blocks * shape.length;
+    const Rows<T> own_dk = row.of(grad_k).from(first), own_dv = row.of(grad_v).from(first);
+    const Rows<A> dk = place_rows(shape, own_dk, width, dk_buffer.get());
+    const Rows<A> dv = place_rows(shape, own_dv, width, dv_buffer.get());
     for (int64_t chunk = halo_first; chunk < halo_last; chunk += kChunk) {
       const int64_t count = std::min(kChunk, halo_last - chunk), padded = round_up(count, kTile);
       const int64_t keys_first = chunk - radius, key_count = sizes.keys(count);
       find_valid(shape, nullptr, chunk, padded, exists.get());
       find_valid(shape, row.mask, keys_first, key_count, valid.get());
-      const Rows<const A> queries = read_rows(
-          shape, row.of(q, shape.q_stride), shape.q_stride[2], chunk, padded, exists.get(), width, q_buffer.get());
-      const Rows<const A> grads = read_rows(
-          shape, grad_out + start * shape.width, shape.width, chunk, padded, exists.get(), width, g_buffer.get());
-      const Rows<const A> keys = read_rows(
-          shape, row.of(k, shape.k_stride), shape.k_stride[2], keys_first, key_count, valid.get(), width,
-          k_buffer.get());
-      const Rows<const A> values = read_rows(
-          shape, row.of(v, shape.v_stride), shape.v_stride[2], keys_first, key_count, valid.get(), width,
-          v_buffer.get());
+      const Rows<const A> queries = read_rows(shape, row.of(q), chunk, padded, exists.get(), width, q_buffer.get());
+      const Rows<const A> grads =
+          read_rows(shape, row.of(grad_out), chunk, padded, exists.get(), width, g_buffer.get());
+      const Rows<const A> keys = read_rows(shape, row.of(k), keys_first, key_count, valid.get(), width, k_buffer.get());
+      const Rows<const A> values =
+          read_rows(shape, row.of(v), keys_first, key_count, valid.get(), width, v_buffer.get());
 
       // Each pass asks for the rows that a later one reads: this one for the next pass, the one for dq for the next
       // chunk.
@@ -442,7 +438,7 @@ void local_attention_backward(
         std::fill(slope + sizes.window * kTile, slope + sizes.band, A(0));
         A log_sums[kLanes<A>];
         for (int l = 0; l < kLanes<A>; ++l) {
-          log_sums[l] = i + l % kTile < count ? lse[start + chunk + i + l % kTile] : A(0);
+          log_sums[l] = i + l % kTile < count ? row_lse[chunk + i + l % kTile] : A(0);
         }
         const Vector<A> log_sum = load(log_sums);
         // The sum over the band is dot(grad_out, out), but free of the rounding of a half-precision output.
@@ -468,7 +464,7 @@ void local_attention_backward(
       // dq of the block's own queries.
       for (int64_t t = std::max(chunk, first); t < std::min(chunk + count, last); t += kTile) {
         const int64_t i = t - chunk, rows = std::min<int64_t>(kTile, last - t);
-        T* const target = grad_q + (start + t) * shape.width;
+        const Rows<T> target = row.of(grad_q).from(t);
         const Rows<A> dq = place_rows(shape, target, width, dq_buffer.get());
         const A* const slope = slopes.get() + i / kTile * sizes.band;
         banded_sums<1 - kTile, A>(
@@ -496,22 +492,24 @@ void local_attention_backward(
       add_chunk(slopes.get(), queries, dk);
       add_chunk(weights.get(), grads, dv);
     }
-    finish_rows(shape, dk, last - first, grad_k + own);
-    finish_rows(shape, dv, last - first, grad_v + own);
+    finish_rows(shape, dk, last - first, own_dk);
+    finish_rows(shape, dv, last - first, own_dv);
     for (int64_t j = first; row.mask != nullptr && j < last; ++j) {
       if (!row.mask[j]) {
-        std::fill_n(grad_k + (start + j) * shape.width, shape.width, T(0));
-        std::fill_n(grad_v + (start + j) * shape.width, shape.width, T(0));
+        std::fill_n(own_dk[j - first], shape.width, T(0));
+        std::fill_n(own_dv[j - first], shape.width, T(0));
       }
     }
   }
 }
 
-#define POTLOC_INSTANTIATE(T, A)                                                      \
-  template void local_attention_forward<T, A>(                                        \
-      const LocalAttention&, const T*, const T*, const T*, T*, A*, int64_t, int64_t); \
-  template void local_attention_backward<T, A>(                                       \
-      const LocalAttention&, const T*, const T*, const T*, const T*, const A*, T*, T*, T*, int64_t, int64_t);
+#define POTLOC_INSTANTIATE(T, A)                                                                        \
+  template void local_attention_forward<T, A>(                                                          \
+      const LocalAttention&, const Strided<const T>&, const Strided<const T>&, const Strided<const T>&, \
+      const Strided<T>&, A*, int64_t, int64_t);                                                         \
+  template void local_attention_backward<T, A>(                                                         \
+      const LocalAttention&, const Strided<const T>&, const Strided<const T>&, const Strided<const T>&, \
+      const Strided<const T>&, const A*, const Strided<T>&, const Strided<T>&, const Strided<T>&, int64_t, int64_t);
 POTLOC_INSTANTIATE(float, float)
 POTLOC_INSTANTIATE(double, double)
 POTLOC_INSTANTIATE(BFloat16, float)

@@ -9,7 +9,6 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <initializer_list>
-#include <vector>
 
 #include "cuda/stream.h"
 
@@ -73,20 +72,20 @@ inline size_t bytes_of(ScalarType dtype) {
 }
 #endif
 
+// A tensor without gaps that has yet to be written: the same, or in the harness one like it in guarded memory.
+inline Tensor guarded(const Tensor& tensor) {
+#ifdef POTLOC_CUDA_HOST
+  return torch::stable::from_blob(
+      cuda_host::guarded(tensor.numel() * bytes_of(tensor.scalar_type())), tensor.sizes(), tensor.strides(),
+      tensor.device(), tensor.scalar_type());
+#else
+  return tensor;
+#endif
+}
+
 // A contiguous tensor on the device of `like`, its content undefined.
 inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-#ifdef POTLOC_CUDA_HOST
-  std::vector<int64_t> strides(sizes.size(), 1);
-  int64_t size = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    strides[d] = size;
-    size *= *(sizes.begin() + d);
-  }
-  return torch::stable::from_blob(
-      cuda_host::guarded(size * bytes_of(dtype)), {sizes.begin(), sizes.size()}, strides, like.device(), dtype);
-#else
-  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
-#endif
+  return guarded(torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype));
 }
 
 }  // namespace potloc::cuda

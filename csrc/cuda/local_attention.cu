@@ -8,7 +8,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <initializer_list>
+#include <cstdint>
+#include <type_traits>
 
 #include "cuda/local_attention.h"
 #include "cuda/local_attention_rows.h"
@@ -34,18 +35,22 @@ void dispatch_width(int64_t width, F&& f) {
   }
 }
 
-// Whether tiles can be read 16 bytes at a time, and have a kernel for the window.
+// Whether every row begins at a multiple of 16 bytes.
 template <typename T>
-bool takes_tiles(const LocalAttention& call, std::initializer_list<Strided<T>> tensors) {
+bool is_aligned(const LocalAttention& call, const Strided<T>& tensor) {
   const int64_t sizes[] = {call.batches, call.heads, call.length};
-  bool takes = sizeof(T) == 2 && call.width % kVector == 0 && (call.radius <= kNarrow || call.width <= kWidest);
-  for (const Strided<T>& tensor : tensors) {
-    takes = takes && reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
-    for (int d = 0; d < 3; ++d) {
-      takes = takes && (sizes[d] == 1 || tensor.stride[d] % kVector == 0);
-    }
+  bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
+  for (int d = 0; d < 3; ++d) {
+    aligned = aligned && (sizes[d] == 1 || tensor.stride[d] % kVector == 0);
   }
-  return takes;
+  return aligned;
+}
+
+// Whether tiles can be read and written 16 bytes at a time, and have a kernel for the window.
+template <typename... T>
+bool takes_tiles(const LocalAttention& call, const Strided<T>&... tensors) {
+  return call.width % kVector == 0 && (call.radius <= kNarrow || call.width <= kWidest) &&
+         ((sizeof(T) == 2 && is_aligned(call, tensors)) && ...);
 }
 
 Grid grid(const LocalAttention& call, int owned, int threads, size_t shared_bytes, Stream stream) {
@@ -64,9 +69,9 @@ Grid tiles_grid(const LocalAttention& call, Stream stream) {
 
 template <typename T, typename A>
 void local_attention_forward(
-    const LocalAttention& call, const Strided<T>& q, const Strided<T>& k, const Strided<T>& v, T* out, A* lse,
-    Stream stream) {
-  const bool tiles = takes_tiles<T>(call, {q, k, v}), narrow = call.radius <= kNarrow;
+    const LocalAttention& call, const Strided<const T>& q, const Strided<const T>& k, const Strided<const T>& v,
+    const Strided<T>& out, A* lse, Stream stream) {
+  const bool tiles = takes_tiles(call, q, k, v, out), narrow = call.radius <= kNarrow;
   dispatch_width(call.width, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
     if constexpr (sizeof(T) == 2) {
@@ -84,9 +89,10 @@ void local_attention_forward(
 
 template <typename T, typename A>
 void local_attention_backward(
-    const LocalAttention& call, const Strided<T>& grad_out, const Strided<T>& q, const Strided<T>& k,
-    const Strided<T>& v, const A* lse, A* delta, T* grad_q, T* grad_k, T* grad_v, Stream stream) {
-  const bool tiles = takes_tiles<T>(call, {grad_out, q, k, v}), narrow = call.radius <= kNarrow;
+    const LocalAttention& call, const Strided<const T>& grad_out, const Strided<const T>& q, const Strided<const T>& k,
+    const Strided<const T>& v, const A* lse, A* delta, const Strided<T>& grad_q, const Strided<T>& grad_k,
+    const Strided<T>& grad_v, Stream stream) {
+  const bool tiles = takes_tiles(call, grad_out, q, k, v, grad_q, grad_k, grad_v), narrow = call.radius <= kNarrow;
   dispatch_width(call.width, [&](auto width) {
     constexpr int kWidth = decltype(width)::value, kElements = kWidth / kRowLanes;
     if constexpr (sizeof(T) == 2) {
@@ -106,12 +112,13 @@ void local_attention_backward(
   });
 }
 
-#define POTLOC_INSTANTIATE(T, A)                                                                                       \
-  template void local_attention_forward<T, A>(                                                                         \
-      const LocalAttention&, const Strided<T>&, const Strided<T>&, const Strided<T>&, T*, A*, Stream);                 \
-  template void local_attention_backward<T, A>(                                                                        \
-      const LocalAttention&, const Strided<T>&, const Strided<T>&, const Strided<T>&, const Strided<T>&, const A*, A*, \
-      T*, T*, T*, Stream);
+#define POTLOC_INSTANTIATE(T, A)                                                                        \
+  template void local_attention_forward<T, A>(                                                          \
+      const LocalAttention&, const Strided<const T>&, const Strided<const T>&, const Strided<const T>&, \
+      const Strided<T>&, A*, Stream);                                                                   \
+  template void local_attention_backward<T, A>(                                                         \
+      const LocalAttention&, const Strided<const T>&, const Strided<const T>&, const Strided<const T>&, \
+      const Strided<const T>&, const A*, A*, const Strided<T>&, const Strided<T>&, const Strided<T>&, Stream);
 POTLOC_INSTANTIATE(float, float)
 POTLOC_INSTANTIATE(double, double)
 POTLOC_INSTANTIATE(BFloat16, float)

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "common/strided.h"
 #include "cuda/stream.h"
 
 namespace potloc::cuda {
@@ -13,21 +14,15 @@ struct LocalAttention {
   const bool* key_mask;  // contiguous [B, T], or null where every key counts
 };
 
-// A [B, H, T, D] tensor to read. Strides are in elements; the last dimension is contiguous.
-template <typename T>
-struct Strided {
-  const T* data;
-  int64_t stride[3];  // batch, head, time
-};
-
-// `out` and the gradients are contiguous [B, H, T, D], `lse` and `delta` [B, H, T]. `delta` is temporary.
+// `lse` and `delta` are contiguous [B, H, T]. `delta` is temporary.
 template <typename T, typename A>
 void local_attention_forward(
-    const LocalAttention& call, const Strided<T>& q, const Strided<T>& k, const Strided<T>& v, T* out, A* lse,
-    Stream stream);
+    const LocalAttention& call, const Strided<const T>& q, const Strided<const T>& k, const Strided<const T>& v,
+    const Strided<T>& out, A* lse, Stream stream);
 template <typename T, typename A>
 void local_attention_backward(
-    const LocalAttention& call, const Strided<T>& grad_out, const Strided<T>& q, const Strided<T>& k,
-    const Strided<T>& v, const A* lse, A* delta, T* grad_q, T* grad_k, T* grad_v, Stream stream);
+    const LocalAttention& call, const Strided<const T>& grad_out, const Strided<const T>& q, const Strided<const T>& k,
+    const Strided<const T>& v, const A* lse, A* delta, const Strided<T>& grad_q, const Strided<T>& grad_k,
+    const Strided<T>& grad_v, Stream stream);
 
 }  // namespace potloc::cuda

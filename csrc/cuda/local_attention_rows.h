@@ -39,14 +39,14 @@ struct Block {
 // The [T, D] matrix of one (batch, head).
 template <typename T>
 struct Matrix {
-  const T* data;
+  T* data;
   int64_t stride;
 
   __device__ Matrix(const Strided<T>& tensor, const Block& block)
       : data(tensor.data + block.batch * tensor.stride[0] + block.head * tensor.stride[1]), stride(tensor.stride[2]) {
   }
 
-  __device__ const T* row(int64_t t) const {
+  __device__ T* row(int64_t t) const {
     return data + t * stride;
   }
 };
@@ -111,8 +111,8 @@ __device__ void walk_band(const LocalAttention& call, int64_t i, F&& f) {
 // The output of query i, with a running maximum; returns its log-sum-exp.
 template <int kElements, typename T, typename A>
 __device__ A forward_row(
-    const LocalAttention& call, const Block& block, const Matrix<T>& queries, const Matrix<T>& keys,
-    const Matrix<T>& values, int64_t i, T* out, Columns columns) {
+    const LocalAttention& call, const Block& block, const Matrix<const T>& queries, const Matrix<const T>& keys,
+    const Matrix<const T>& values, int64_t i, T* out, Columns columns) {
   A query[kElements], other[kElements], sum[kElements] = {}, highest = kNothing<A>, total = 0;
   load_row(query, queries.row(i), call.width);
   walk_band(call, i, [&](int64_t j) {
@@ -142,8 +142,8 @@ __device__ A forward_row(
 // dq of query i; returns its delta, the sum over its keys of P * dP.
 template <int kElements, typename T, typename A>
 __device__ A query_grad_row(
-    const LocalAttention& call, const Block& block, const Matrix<T>& grads, const Matrix<T>& queries,
-    const Matrix<T>& keys, const Matrix<T>& values, int64_t i, A log_sum, T* grad_q, Columns columns) {
+    const LocalAttention& call, const Block& block, const Matrix<const T>& grads, const Matrix<const T>& queries,
+    const Matrix<const T>& keys, const Matrix<const T>& values, int64_t i, A log_sum, T* grad_q, Columns columns) {
   A query[kElements], grad[kElements], other[kElements], slopes[kElements] = {}, means[kElements] = {}, delta = 0;
   load_row(query, queries.row(i), call.width);
   load_row(grad, grads.row(i), call.width);
@@ -167,9 +167,9 @@ __device__ A query_grad_row(
 // dk and dv of key j, from the log-sum-exp and delta of the queries of its band.
 template <int kElements, typename T, typename A>
 __device__ void key_grad_row(
-    const LocalAttention& call, const Block& block, const Matrix<T>& grads, const Matrix<T>& queries,
-    const Matrix<T>& keys, const Matrix<T>& values, int64_t j, const A* lse, const A* delta, T* grad_k, T* grad_v,
-    Columns columns) {
+    const LocalAttention& call, const Block& block, const Matrix<const T>& grads, const Matrix<const T>& queries,
+    const Matrix<const T>& keys, const Matrix<const T>& values, int64_t j, const A* lse, const A* delta, T* grad_k,
+    T* grad_v, Columns columns) {
   A key[kElements], value[kElements], query[kElements], grad[kElements], dk[kElements] = {}, dv[kElements] = {};
   load_row(key, keys.row(j), call.width);
   load_row(value, values.row(j), call.width);
@@ -200,44 +200,46 @@ __device__ void for_each_owned_row(const LocalAttention& call, const Block& bloc
 }
 
 template <int kElements, typename T, typename A>
-__global__ void __launch_bounds__(kRowThreads, 1)
-    forward_rows_kernel(LocalAttention call, Strided<T> q, Strided<T> k, Strided<T> v, T* out, A* lse) {
+__global__ void __launch_bounds__(kRowThreads, 1) forward_rows_kernel(
+    LocalAttention call, Strided<const T> q, Strided<const T> k, Strided<const T> v, Strided<T> out, A* lse) {
   const Block block(call, kOwnedRows);
-  const Matrix<T> queries(q, block), keys(k, block), values(v, block);
+  const Matrix<const T> queries(q, block), keys(k, block), values(v, block);
+  const Matrix<T> target(out, block);
   const Columns columns{0, static_cast<int>(call.width)};
   for_each_owned_row(call, block, [&](int64_t t) {
-    const int64_t row = block.sequence * call.length + t;
-    lse[row] = forward_row<kElements, T, A>(call, block, queries, keys, values, t, out + row * call.width, columns);
+    lse[block.sequence * call.length + t] =
+        forward_row<kElements, T, A>(call, block, queries, keys, values, t, target.row(t), columns);
   });
 }
 
 template <int kElements, typename T, typename A>
 __global__ void __launch_bounds__(kRowThreads, 1) query_grad_rows_kernel(
-    LocalAttention call, Strided<T> grad_out, Strided<T> q, Strided<T> k, Strided<T> v, const A* lse, A* delta,
-    T* grad_q) {
+    LocalAttention call, Strided<const T> grad_out, Strided<const T> q, Strided<const T> k, Strided<const T> v,
+    const A* lse, A* delta, Strided<T> grad_q) {
   const Block block(call, kOwnedRows);
-  const Matrix<T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<const T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<T> target(grad_q, block);
   const Columns columns{0, static_cast<int>(call.width)};
   for_each_owned_row(call, block, [&](int64_t t) {
     const int64_t row = block.sequence * call.length + t;
-    delta[row] = query_grad_row<kElements, T, A>(
-        call, block, grads, queries, keys, values, t, lse[row], grad_q + row * call.width, columns);
+    delta[row] =
+        query_grad_row<kElements, T, A>(call, block, grads, queries, keys, values, t, lse[row], target.row(t), columns);
   });
 }
 
 template <int kElements, typename T, typename A>
 __global__ void __launch_bounds__(kRowThreads, 1) key_grad_rows_kernel(
-    LocalAttention call, Strided<T> grad_out, Strided<T> q, Strided<T> k, Strided<T> v, const A* lse, const A* delta,
-    T* grad_k, T* grad_v) {
+    LocalAttention call, Strided<const T> grad_out, Strided<const T> q, Strided<const T> k, Strided<const T> v,
+    const A* lse, const A* delta, Strided<T> grad_k, Strided<T> grad_v) {
   const Block block(call, kOwnedRows);
-  const Matrix<T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<const T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<T> key_target(grad_k, block), value_target(grad_v, block);
   const Columns columns{0, static_cast<int>(call.width)};
   const int64_t sequence = block.sequence * call.length;
   for_each_owned_row(call, block, [&](int64_t t) {
-    const int64_t own = (sequence + t) * call.width;
     key_grad_row<kElements, T, A>(
-        call, block, grads, queries, keys, values, t, lse + sequence, delta + sequence, grad_k + own, grad_v + own,
-        columns);
+        call, block, grads, queries, keys, values, t, lse + sequence, delta + sequence, key_target.row(t),
+        value_target.row(t), columns);
   });
 }
 

@@ -69,7 +69,7 @@ struct Steps {
 // Begins to copy the rows that step `step` looks at to shared memory. Zeros lie beyond the ends and beyond the width.
 template <int kWidth, typename T>
 __device__ void stage(
-    T* staged, const Matrix<T>& source, const LocalAttention& call, const Block& block, int64_t step) {
+    T* staged, const Matrix<const T>& source, const LocalAttention& call, const Block& block, int64_t step) {
   using P = Plan<kWidth>;
   constexpr int kVectors = kWidth / kVector;
   const int d = threadIdx.x % kVectors * kVector;
@@ -86,7 +86,7 @@ __device__ void stage(
 // The rows that the warp owns, from row `first` on, as the first operand of a product.
 template <int kWidth, typename T>
 __device__ void load_own(
-    uint32_t (&own)[kWidth / 16][4], const Matrix<T>& source, const LocalAttention& call, int64_t first,
+    uint32_t (&own)[kWidth / 16][4], const Matrix<const T>& source, const LocalAttention& call, int64_t first,
     const Place<kWidth>& place) {
   const int width = static_cast<int>(call.width) - place.pair;
 #pragma unroll
@@ -230,17 +230,17 @@ __device__ void row_by_row(const LocalAttention& call, int64_t first, F&& f) {
   }
 }
 
-// Writes the warp's 16 rows of `sum` times `factor` to `target`, the row of its first. Neighbouring lanes exchange
+// Writes `sum` times `factor` to the warp's 16 rows of `target`, from row `first` on. Neighbouring lanes exchange
 // halves first, so that each of them has four columns of one row in a run.
 template <int kWidth, typename T, int kTiles>
 __device__ void store(
-    T* target, const float (&sum)[kTiles][4], const float (&factor)[2], const LocalAttention& call, int64_t rows,
-    const Place<kWidth>& place) {
+    const Matrix<T>& target, const float (&sum)[kTiles][4], const float (&factor)[2], const LocalAttention& call,
+    int64_t first, const Place<kWidth>& place) {
   const bool odd = place.lane % 2 != 0;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = place.row + i * 8;
-    T* const to = target + row * call.width;
+    T* const to = target.row(first + row);
 #pragma unroll
     for (int n = 0; n < kTiles; n += 2) {
       const uint32_t left = pack<T>(sum[n][i * 2] * factor[i], sum[n][i * 2 + 1] * factor[i]);
@@ -248,7 +248,7 @@ __device__ void store(
       const uint32_t other = __shfl_xor_sync(kAllLanes, odd ? left : right, 1);
       const uint2 four = odd ? uint2{other, right} : uint2{left, other};
       const int d = place.column + n * 8 + (odd ? 8 + place.pair - 2 : place.pair);
-      if (row < rows && d < call.width) {
+      if (row < call.length - first && d < call.width) {
         *reinterpret_cast<uint2*>(to + d) = four;
       }
     }
@@ -256,12 +256,13 @@ __device__ void store(
 }
 
 template <typename T, int kWidth, bool kWide>
-__global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>)
-    forward_kernel(LocalAttention call, Strided<T> q, Strided<T> k, Strided<T> v, T* out, float* lse) {
+__global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>) forward_kernel(
+    LocalAttention call, Strided<const T> q, Strided<const T> k, Strided<const T> v, Strided<T> out, float* lse) {
   using P = Plan<kWidth>;
   const Block block(call, P::kOwned);
   const Place<kWidth> place;
-  const Matrix<T> queries(q, block), keys(k, block), values(v, block);
+  const Matrix<const T> queries(q, block), keys(k, block), values(v, block);
+  const Matrix<T> target(out, block);
   T* const staged_keys = shared_memory<T>();
   T* const staged_values = staged_keys + P::kStaged * P::kPitch;
   const int64_t first = block.first + place.offset;  // of the warp's rows
@@ -328,25 +329,25 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>)
       lse[block.sequence * call.length + t] = (highest[i] + log2f(total[i])) * kLn2;
     }
   }
-  T* const target = out + (block.sequence * call.length + first) * call.width;
   if (is_finite(sum)) {
-    store(target, sum, factor, call, call.length - first, place);
+    store(target, sum, factor, call, first, place);
   } else {
     row_by_row(call, first, [&](int64_t t) {
       forward_row<kWidth / kRowLanes, T, float>(
-          call, block, queries, keys, values, t, target + (t - first) * call.width, place.columns(call));
+          call, block, queries, keys, values, t, target.row(t), place.columns(call));
     });
   }
 }
 
 template <typename T, int kWidth, bool kWide>
 __global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>) query_grad_kernel(
-    LocalAttention call, Strided<T> grad_out, Strided<T> q, Strided<T> k, Strided<T> v, const float* lse, float* delta,
-    T* grad_q) {
+    LocalAttention call, Strided<const T> grad_out, Strided<const T> q, Strided<const T> k, Strided<const T> v,
+    const float* lse, float* delta, Strided<T> grad_q) {
   using P = Plan<kWidth>;
   const Block block(call, P::kOwned);
   const Place<kWidth> place;
-  const Matrix<T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<const T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<T> target(grad_q, block);
   T* const staged_keys = shared_memory<T>();
   T* const staged_values = staged_keys + P::kStaged * P::kPitch;
   const int64_t first = block.first + place.offset;
@@ -422,25 +423,24 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>) query_grad_kern
       delta[t] = mean[i];
     }
   }
-  T* const target = grad_q + (block.sequence * call.length + first) * call.width;
   if (is_finite(sum)) {
-    store(target, sum, {scale, scale}, call, call.length - first, place);
+    store(target, sum, {scale, scale}, call, first, place);
   } else {
     row_by_row(call, first, [&](int64_t t) {
       query_grad_row<kWidth / kRowLanes, T, float>(
-          call, block, grads, queries, keys, values, t, lse[t], target + (t - first) * call.width, place.columns(call));
+          call, block, grads, queries, keys, values, t, lse[t], target.row(t), place.columns(call));
     });
   }
 }
 
 template <typename T, int kWidth, bool kWide>
 __global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>) key_grad_kernel(
-    LocalAttention call, Strided<T> grad_out, Strided<T> q, Strided<T> k, Strided<T> v, const float* lse,
-    const float* delta, T* grad_k, T* grad_v) {
+    LocalAttention call, Strided<const T> grad_out, Strided<const T> q, Strided<const T> k, Strided<const T> v,
+    const float* lse, const float* delta, Strided<T> grad_k, Strided<T> grad_v) {
   using P = Plan<kWidth>;
   const Block block(call, P::kOwned);
   const Place<kWidth> place;
-  const Matrix<T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
+  const Matrix<const T> grads(grad_out, block), queries(q, block), keys(k, block), values(v, block);
   T* const staged_queries = shared_memory<T>();
   T* const staged_grads = staged_queries + P::kStaged * P::kPitch;
   const int64_t first = block.first + place.offset;
@@ -511,16 +511,17 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocks<kWide>) key_grad_kernel
           sum, kWide || result == 0 ? weights : grad_scores,
           (result == 0 ? staged_grads : staged_queries) + place.offset * P::kPitch, place);
     }
-    const int64_t target = (block.sequence * call.length + first) * call.width;
-    if (is_finite(sum)) {
-      const float factor = result == 0 ? 1.0f : scale;
-      store((result == 0 ? grad_v : grad_k) + target, sum, {factor, factor}, call, call.length - first, place);
-    } else {
+    const Matrix<T> key_target(grad_k, block), value_target(grad_v, block);
+    if (!is_finite(sum)) {
       row_by_row(call, first, [&](int64_t t) {
-        const int64_t own = target + (t - first) * call.width;
         key_grad_row<kWidth / kRowLanes, T, float>(
-            call, block, grads, queries, keys, values, t, lse, delta, grad_k + own, grad_v + own, place.columns(call));
+            call, block, grads, queries, keys, values, t, lse, delta, key_target.row(t), value_target.row(t),
+            place.columns(call));
       });
+    } else if (result == 0) {
+      store(value_target, sum, {1.0f, 1.0f}, call, first, place);
+    } else {
+      store(key_target, sum, {scale, scale}, call, first, place);
     }
   }
 }

@@ -31,7 +31,7 @@ def local_attention(
 
     Args:
         q: queries, `Tensor[B, H, T, D]` of float32, float64, bfloat16 or float16. Any strides are read in place as
-            long as the last dimension is contiguous.
+            long as the last dimension is contiguous; so are those of the output's gradient.
         k: keys, like `q`.
         v: values, like `q`.
         window: width of the band in positions, odd; it may exceed T.
@@ -40,7 +40,8 @@ def local_attention(
         scale: factor on the scores; 1 / sqrt(D) where it is None.
 
     Returns:
-        `Tensor[B, H, T, D]`, contiguous.
+        `Tensor[B, H, T, D]`, laid out in memory as `q` is: dense, its dimensions in the order of `q`'s strides and D
+        innermost. The gradients of q, k and v are laid out as these are.
 
     Raises:
         ValueError: a shape, the device or the window is wrong.
@@ -77,10 +78,19 @@ def local_attention(
     return out
 
 
+def _empty_as(like: Tensor) -> Tensor:
+    """What `empty_as` in csrc/ops/local_attention.cpp allocates."""
+    strides, step = [0, 0, 0, 1], like.shape[3]
+    for dim in sorted((2, 1, 0), key=like.stride):
+        strides[dim] = step
+        step *= like.shape[dim]
+    return like.new_empty_strided(like.shape, strides)
+
+
 @torch.library.register_fake("potloc_fast::local_attention")
 def _(q: Tensor, k: Tensor, v: Tensor, window: int, key_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=lse_dtype)
+    return _empty_as(q), q.new_empty(q.shape[:3], dtype=lse_dtype)
 
 
 @torch.library.register_fake("potloc_fast::_local_attention_backward")
@@ -94,7 +104,7 @@ def _(
     key_mask: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+    return _empty_as(q), _empty_as(k), _empty_as(v)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -135,6 +135,26 @@ def test_takes_an_expanded_gradient(host: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
 
 
+@pytest.mark.parametrize(("dtype", "window"), NARROW_AND_WIDE)
+@pytest.mark.parametrize("value", [1.0, math.inf])  # the second sends rows of tiles to be computed one by one
+def test_results_are_laid_out_as_what_they_belong_to(dtype: torch.dtype, window: int, value: float, run: Run) -> None:
+    tensors = [tensor.clone() for tensor in inputs("contiguous", dtype, 2, 2, 20, 8)]
+    for tensor in tensors:
+        tensor[1, 0, 9, 3] = value
+    want = run(tuple(tensors), window)
+    time_major = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
+    packed = torch.stack([tensor.transpose(1, 2) for tensor in tensors], dim=2).permute(2, 0, 3, 1, 4).unbind()
+    for q, k, v, grad in (
+        (time_major[0], tensors[1], packed[2], packed[3]),
+        (tensors[0], packed[1], time_major[2], time_major[3]),
+    ):
+        out, dq, dk, dv, lse = run((q, k, v, grad), window)
+        for result, like in ((out, q), (dq, q), (dk, k), (dv, v)):
+            assert (result if like.is_contiguous() else result.transpose(1, 2)).is_contiguous()
+        for one, other in zip((out, dq, dk, dv, lse), want, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_queries_without_a_key_get_zeros(dtype: torch.dtype, run: Run) -> None:
     mask = torch.ones(2, 12, dtype=torch.bool)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from potloc_fast import ops, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 WINDOWS = [1, 3, 19, 1001]
+ORDERS = list(permutations(range(3)))
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -26,6 +28,12 @@ def inputs(layout: str, dtype: torch.dtype, b: int, h: int, t: int, d: int) -> t
     if layout == "transposed":
         return normal(4, b, h, d, t, dtype=dtype).transpose(-1, -2).unbind()
     return normal(4, b, h, t, d, dtype=dtype).unbind()
+
+
+def in_order(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The same values with B, H and T in this order in memory, and D innermost."""
+    inverse = [order.index(dim) for dim in range(3)]
+    return tensor.permute(*order, 3).contiguous().permute(*inverse, 3)
 
 
 def key_mask(b: int, t: int) -> Tensor:
@@ -162,6 +170,48 @@ def test_nan_and_infinity_do_not_leave_the_band(name: str, window: int) -> None:
                 assert gradient[0, 0][distance > max(reach, 0) + radius].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("d", [16, 19])
+@pytest.mark.parametrize("shift", range(6))
+def test_results_are_laid_out_as_what_they_belong_to(dtype: torch.dtype, d: int, shift: int) -> None:
+    tensors, mask = inputs("contiguous", dtype, 2, 3, 150, d), key_mask(2, 150)
+    q, k, v, grad = (in_order(tensor, ORDERS[(shift + i) % 6]) for i, tensor in enumerate(tensors))
+    found, want = (evaluate(ops.local_attention, one, 19, mask) for one in ((q, k, v, grad), tensors))
+    for name, one, other, like in zip(["out", "q", "k", "v"], found, want, (q, q, k, v), strict=True):
+        assert one.stride() == like.stride(), name
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize(
+    ("q", "time_major"),
+    [
+        (normal(2, 20, 3, 3, 8)[:, :, 0].transpose(1, 2), True),  # of a packed projection
+        (normal(2, 20, 3, 9)[..., :8].transpose(1, 2), True),
+        (normal(2, 3, 20, 9)[..., :8], False),
+        (normal(2, 1, 20, 8).expand(2, 3, 20, 8), True),
+        (normal(200).as_strided((2, 3, 20, 8), (60, 20, 1, 1)), False),  # rows that overlap
+    ],
+)
+def test_gaps_and_repetitions_are_not_kept(q: Tensor, time_major: bool) -> None:
+    k, v, grad = (normal(2, 3, 20, 8, seed=seed) for seed in (1, 2, 3))
+    found, want = (evaluate(ops.local_attention, (one, k, v, grad), 5) for one in (q, q.contiguous()))
+    for one in found[:2]:
+        assert (one.transpose(1, 2) if time_major else one).is_contiguous()
+    assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+
+
+def test_heads_of_a_projection_are_never_copied() -> None:
+    projections = [normal(2, 20, 3 * 8, seed=seed).requires_grad_() for seed in range(3)]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        q, k, v = (x.unflatten(-1, (3, 8)).transpose(1, 2) for x in projections)
+        out = ops.local_attention(q, k, v, 5).transpose(1, 2).flatten(2)
+        grads = torch.autograd.grad(out, projections, out.detach())
+    assert all(grad.is_contiguous() for grad in grads)
+    called = {event.name for event in profile.events()}
+    assert "potloc_fast::_local_attention_backward" in called
+    assert not called & {"aten::copy_", "aten::clone"}
+
+
 @pytest.mark.parametrize("window", [1, 3, 19])
 def test_gradcheck(window: int) -> None:
     q, k, v, _ = (tensor.clone().requires_grad_() for tensor in inputs("contiguous", torch.float64, 2, 2, 6, 3))
@@ -231,9 +281,10 @@ def test_repeats_for_any_number_of_threads() -> None:
 
 
 def test_opcheck() -> None:
-    q, k, v, grad = inputs("packed", torch.float32, 2, 2, 9, 4)
+    packed = inputs("packed", torch.float32, 2, 2, 9, 4)
+    mixed = tuple(in_order(tensor, order) for tensor, order in zip(packed, ORDERS, strict=False))
     operators = torch.ops.potloc_fast
-    for mask in (None, key_mask(2, 9)):
+    for (q, k, v, grad), mask in ((packed, None), (mixed, key_mask(2, 9))):
         leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
         torch.library.opcheck(operators.local_attention.default, (*leaves, 5, mask, 0.5))
         _, lse = operators.local_attention(q, k, v, 5, mask, 0.5)
