@@ -1,4 +1,4 @@
-"""Operators on tensors, with kernels for the CPU and CUDA, and gradients. `potloc_fast.reference` has each in plain PyTorch."""
+"""Operators on tensors, with kernels for the CPU and CUDA, and gradients; `potloc_fast.reference` has them plain."""
 
 from __future__ import annotations
 
