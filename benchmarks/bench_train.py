@@ -160,11 +160,15 @@ def random_batch(size: int, length: int) -> Batch:
 
 
 def copy_weights(source: nn.Module, to: nn.Module) -> None:
-    """Give the released form the weights of ours: other names, and convolutions as `[O, I, width]`."""
+    """Give the released form the weights of ours: other names, and convolutions as `[O, I, width]`, one a filter."""
     shapes = {name: tensor.shape for name, tensor in to.state_dict().items()}
     found = {}
     for name, tensor in source.state_dict().items():
         if name.startswith("standardize"):  # the identity here
+            continue
+        if "attention.conv." in name:  # [filter, 3, C]
+            filters = re.sub(r"attention\.conv\.", "convs.{}.conv.", name)
+            found |= {filters.format(k): weight.t().unsqueeze(1) for k, weight in enumerate(tensor)}
             continue
         name = re.sub(r"attention\.norms", "qkv_norms", name).replace("attention.", "")
         name = re.sub(r"branches\.(\d)\.scale", r"scales.\1", name)
