@@ -49,7 +49,7 @@ def plot_losses(metrics: str | Path, output: str | Path) -> None:
         line = axes.plot(steps, values, alpha=0.2, linewidth=0.8)[0]
         axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=name)
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{rows[0]['stage']}: losses")
-    axes.legend()
+    axes.legend(title="terms before weighing")
     _save(figure, output)
 
 
