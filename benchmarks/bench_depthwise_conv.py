@@ -22,7 +22,7 @@ def _ours(x: Tensor, weight: Tensor, mask: Tensor) -> list[Tensor]:
     return ops.depthwise_conv(x, weight, mask=mask)
 
 
-def _setup(backward: bool, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+def _setup(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
     """Without padding, but with a mask, as most batches come."""
     if device == "cuda":
         need_gpu()
@@ -37,12 +37,10 @@ def _setup(backward: bool, dtype: torch.dtype = torch.float32, device: str = "cp
     grads = [normal(BATCH, LENGTH, CHANNELS).to(dtype) for _ in range(FILTERS)]
 
     def run(conv: Conv) -> list[Tensor]:
-        with torch.set_grad_enabled(backward):
-            out = conv(x, weight, mask)
-        return [*(one.detach() for one in out), *(torch.autograd.grad(out, [x, weight], grads) if backward else ())]
+        out = conv(x, weight, mask)
+        return [*(one.detach() for one in out), *torch.autograd.grad(out, [x, weight], grads)]
 
-    # x and the outputs; and for the gradient those of the outputs, x again and its own.
-    moved = (1 + FILTERS) + (FILTERS + 2 if backward else 0)
+    moved = (1 + FILTERS) + (FILTERS + 2)  # x and the outputs; the gradients of the outputs, x again and its own
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
 
     def check(found: Sequence[Tensor], others: Any) -> None:
@@ -61,18 +59,19 @@ def _setup(backward: bool, dtype: torch.dtype = torch.float32, device: str = "cp
     return Work(partial(run, _ours), others, check)
 
 
-WHAT = "depthwise_conv, 3 filters"
+# No case of forward alone: it hangs on how the system comes by memory for the outputs, so that conv2d took 0.5 to 3.6
+# times as long, run by run.
+WHAT = "depthwise_conv, 3 filters, forward and backward"
 ON = f"B {BATCH}, T {LENGTH}, C {CHANNELS}"
 GOALS = {"conv2d, channels last": 2.0}
 CASES = [
-    Case("conv-fwd", f"{WHAT}, forward", ON, "float32", partial(_setup, False), GOALS),
-    Case("conv-fwdbwd", f"{WHAT}, forward and backward", ON, "float32", partial(_setup, True), GOALS),
+    Case("conv-fwdbwd", WHAT, ON, "float32", _setup, GOALS),
     Case(
         "cuda-conv-fwdbwd",
-        f"{WHAT}, forward and backward, replayed",
+        f"{WHAT}, replayed",
         ON,
         "bfloat16",
-        partial(_setup, True, torch.bfloat16, "cuda"),
+        partial(_setup, torch.bfloat16, "cuda"),
         {**GOALS, "copy of as many bytes": 0.6},
         device="cuda",
     ),
