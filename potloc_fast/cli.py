@@ -129,7 +129,7 @@ def import_released(
 def predict(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     files: Annotated[
-        list[Path], typer.Argument(help=r"Features, one .npy of shape \[snippets, channels] a recording.")
+        list[Path], typer.Argument(help="Features, one .npy a recording, whose rows are snippets and columns channels.")
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")

@@ -132,9 +132,7 @@ def test_help_has_an_example(call: Call, command: str) -> None:
     assert f"Example: potloc-fast {command}" in out
 
 
-def test_help_shows_shapes_and_presets(call: Call) -> None:
-    shown = re.sub(r"[│\s]+", " ", call("predict", "--help")[1])
-    assert "of shape [snippets, channels] a recording" in shown  # brackets are no markup
+def test_help_names_the_presets(call: Call) -> None:
     presets = [path.stem for path in (Path(potloc_fast.__file__).parent / "config" / "presets").glob("*.yaml")]
     for command in ("train", "check-data", "ablate"):
         shown = re.sub(r"[│\s]+", " ", call(command, "--help")[1])
