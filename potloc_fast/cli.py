@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from potloc_fast.errors import InputError
 
@@ -26,7 +31,19 @@ CONFIG_HELP = (
 )
 OVERRIDES_HELP = "Changes to it, such as data.root=FOLDER or train.epochs=20."
 
+
+class _Commands(TyperGroup):
+    """The commands; a file that ends too early is not what typer takes it for, the end of what a user types."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise RuntimeError("a file ended before it should") from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Temporal action localization from point labels.",
     epilog="Your own recordings: check-data own data.root=FOLDER data.grid.fps=SNIPPETS_A_SECOND; train; predict.",
     no_args_is_help=True,
@@ -75,11 +92,8 @@ def train(
     from potloc_fast.config import load_config
 
     settings = load_config(config, overrides or ())
-    try:
+    with _going_on("the same command with --resume goes on"):
         _run_pipeline(settings, run_dir, steps.split(","), resume)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command with --resume goes on", file=sys.stderr)
-        raise
 
 
 @app.command(epilog="Example: potloc-fast ablate levels hapt data.root=hapt.zip train.epochs=20 --jobs 2")
@@ -103,7 +117,8 @@ def ablate(
     from potloc_fast.plots import plot_ablation
 
     outcomes = ablate(study, load_config(config, overrides or ()), out, range(seeds), jobs)
-    plot_ablation(outcomes, out / f"{study}.png")
+    with _picture(out / f"{study}.png") as path:
+        plot_ablation(outcomes, path)
     table = Table(*outcomes[0].settings, *(f"{t:g}" for t in outcomes[0].tiou), "mean", title="mAP (%) at tIoU")
     for settings, (*cells, mean) in summary(outcomes):
         table.add_row(*settings.values(), *(cell.split()[0] for cell in cells), mean)  # deviations are in the files
@@ -147,6 +162,7 @@ def predict(
     from potloc_fast.engine.predict import predict, read_recordings, score_curves
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
+    from potloc_fast.files import replaceable
     from potloc_fast.plots import plot_recording
 
     run = Run.open(run_dir)
@@ -159,10 +175,11 @@ def predict(
         detections = detections.take(detections.score >= min_score)
     write_detections(output, detections)
     for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
-        picture = output.with_name(f"{output.stem}_{recording.id}.png")
-        plot_recording(recording, run.classes, curves, detections, picture)
         console.print(_detection_table(detections, index))
-        print(f"picture: {picture}")
+        if replaceable(output):  # beside a pipe or a device no picture is wanted
+            with _picture(output.with_name(f"{output.stem}_{recording.id}.png")) as picture:
+                plot_recording(recording, run.classes, curves, detections, picture)
+                print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
 
 
@@ -298,8 +315,9 @@ def demo(
         else:
             root = SHARED_ARCHIVE if SHARED_ARCHIVE.is_file() else fetch_hapt(Path.home() / ".cache" / "potloc_fast")
         config = load_config("hapt", [f"data.root={json.dumps(str(root))}"])
-    run = _run_pipeline(config, run_dir, ["base", "pseudo-labels", "potloc", "detect"])
-    _write_example(run)
+    with _going_on(f"potloc-fast train {run_dir / 'config.yaml'} --run-dir {run_dir} --resume goes on"):
+        run = _run_pipeline(config, run_dir, ["base", "pseudo-labels", "potloc", "detect"])
+        _write_example(run)
 
 
 @app.command(epilog="Example: potloc-fast info --json")
@@ -330,6 +348,33 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
     console.print(table)
 
 
+@contextmanager
+def _going_on(how: str) -> Iterator[None]:
+    """Say how to go on after Ctrl-C, and after a scheduler's SIGTERM, which is taken for it."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted: {how}", file=sys.stderr)
+        raise typer.Exit(128 + (interrupt.args or (signal.SIGINT,))[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _picture(path: Path) -> Iterator[Path]:
+    """Draw to a path: no picture is worth the work that it shows, and one that fails is a warning."""
+    try:
+        yield path
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"warning: {path}: a picture was left out: {reason}", file=sys.stderr)
+
+
 def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool = False) -> Run:
     """Train, then print the tables and draw the pictures of the run."""
     from potloc_fast.engine.distributed import rank
@@ -345,7 +390,8 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool
     table = Table("model", *(f"{t:g}" for t in config.evaluate.tiou), "mean", title="mAP (%) at tIoU")
     for stage, title in (("base", "base model"), ("potloc", "POTLoc")):
         if (run.folder / stage / "metrics.jsonl").is_file():
-            plot_losses(run.folder / stage / "metrics.jsonl", run.folder / "plots" / f"{stage}_losses.png")
+            with _picture(run.folder / "plots" / f"{stage}_losses.png") as picture:
+                plot_losses(run.folder / stage / "metrics.jsonl", picture)
         # Without the step, what is there may be of an earlier training.
         if "detect" in steps and (run.folder / stage / "evaluation.json").is_file():
             result = evaluate_run(run, stage)
@@ -377,8 +423,8 @@ def _plot_recordings(run: Run) -> None:
     for (subset, recording), found, curves in zip(
         shown.items(), detections, score_curves(run, list(shown.values())), strict=True
     ):
-        picture = run.folder / "plots" / f"{subset}_{recording.id}.png"
-        plot_recording(recording, run.classes, curves, found, picture, labels)
+        with _picture(run.folder / "plots" / f"{subset}_{recording.id}.png") as picture:
+            plot_recording(recording, run.classes, curves, found, picture, labels)
 
 
 def _write_example(run: Run) -> None:
@@ -429,10 +475,19 @@ def _thresholds(text: str) -> list[float]:
 
 def main() -> None:
     """Run the command line; what the user can mend is answered in one sentence, with exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
+    if sys.stderr is not None and not faulthandler.is_enabled():
+        faulthandler.enable()  # a file that is cut while it is mapped ends the process: not without a word
     try:
         app(prog_name="potloc-fast")
     except InputError as error:
         print(f"potloc-fast: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        print(f"potloc-fast: {place}expected a file that can be used, got: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
 
 

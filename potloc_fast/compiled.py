@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
+
+
+class _Cache(FunctionCache):
+    """Machine code kept on disk, where nothing that can't be read or written is more than a loss of time.
+
+    A damaged file can raise nearly any exception, and Numba passes them all on.
+    """
+
+    def load_overload(self, *args: Any) -> Any:
+        try:
+            return super().load_overload(*args)
+        except Exception:
+            with suppress(Exception):
+                self.flush()  # a damaged index would stay for ever
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        with suppress(Exception):
+            super().save_overload(*args)
 
 
 def compiled(function: Any) -> Any:
@@ -16,7 +37,7 @@ def compiled(function: Any) -> Any:
     Returns:
         The function, which lets other threads run meanwhile.
     """
-    try:
-        return numba.njit(function, cache=True, nogil=True)
-    except RuntimeError:  # neither the folder of the file nor the user's cache can be written to
-        return numba.njit(function, nogil=True)
+    dispatcher = numba.njit(function, nogil=True)
+    with suppress(RuntimeError):  # neither the folder of the file nor the user's cache can be written to
+        dispatcher._cache = _Cache(function)
+    return dispatcher

@@ -6,6 +6,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -16,7 +17,7 @@ from potloc_fast.config import load_config
 from potloc_fast.data import Grid
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
-from potloc_fast.files import atomic
+from potloc_fast.files import locked, write_bytes
 from potloc_fast.models import BaseModel, POTLoc
 
 # What one of their tensors is here: a convolution [O, I, 3] is [3, O, I], one of width 1 [O, I, 1] is a matrix,
@@ -144,8 +145,9 @@ def save_released(model: BaseModel | POTLoc, path: str | Path, prefix: str = "")
             "cls_module.classifier.0.weight": torch.zeros(scores, features, 1),
         }
     state = {prefix + key: value for key, value in state.items()}
-    with atomic(Path(path)) as temporary, temporary.open("wb") as file:  # given a path, torch refuses some names
-        torch.save({"state_dict_ema": state} if isinstance(model, POTLoc) else state, file)
+    content = BytesIO()  # given a path, torch refuses some names, and doesn't tell why it can't write
+    torch.save({"state_dict_ema": state} if isinstance(model, POTLoc) else state, content)
+    write_bytes(path, content.getbuffer())
 
 
 def import_released(
@@ -202,9 +204,10 @@ def import_released(
     run = Run(
         Path(run_dir), load_config(config, overrides), tuple(classes), widths.pop(), Grid(fps=25, window=16, stride=16)
     )
-    run.write()
-    for stage, model in models.items():
-        run.save(stage, model)
+    with locked(run_dir):
+        run.write()
+        for stage, model in models.items():
+            run.save(stage, model)
     return run
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,8 +33,36 @@ KIND_COLOURS = {  # told apart by the colour-blind, too
 }
 GROUP_COLOURS = ("#56b4e9", "#e69f00", "#009e73")
 ScoredSegment: TypeAlias = tuple[float, float, float]  # start and end in seconds, score
+SHOWN_LETTERS = 80  # of a name
 
 
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw as Matplotlib comes, whatever backend and style the environment and the user's files ask for."""
+    told = os.environ.get("MPLBACKEND")
+    if "matplotlib" not in sys.modules and told is not None:
+        # A notebook passes on its backend, and where that is not installed Matplotlib can't even be imported.
+        del os.environ["MPLBACKEND"]
+        try:
+            import matplotlib
+        finally:
+            os.environ["MPLBACKEND"] = told
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = told
+    import matplotlib
+
+    defaults: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context(defaults):
+        yield
+
+
+def _shown(name: str) -> str:
+    """A name as text that Matplotlib can draw: without maths, without bytes that are no text, not too long."""
+    name = name if len(name) <= SHOWN_LETTERS else f"{name[: SHOWN_LETTERS - 3]}..."
+    return name.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
+@_drawing()
 def plot_losses(metrics: str | Path, output: str | Path) -> None:
     """Draw the losses of a stage against its steps, each smoothed over a fiftieth of them.
 
@@ -53,6 +84,7 @@ def plot_losses(metrics: str | Path, output: str | Path) -> None:
     _save(figure, output)
 
 
+@_drawing()
 def plot_recording(
     recording: Recording,
     classes: Sequence[str],
@@ -101,17 +133,17 @@ def plot_recording(
         times = [point.time_sec for point in recording.points if point.label == name]
         axes.plot(times, np.full(len(times), -0.18), "k|", markersize=8, label="points")
         axes.set(ylim=(-0.3 * len(lanes) - 0.05, 1.05), xlim=(0, recording.duration_sec), yticks=[])
-        heading = name.replace("_", "\n") + (f"\nbest {best[name]:.2f}" if name in found else "")
+        heading = _shown(name).replace("_", "\n") + (f"\nbest {best[name]:.2f}" if name in found else "")
         axes.set_ylabel(heading, rotation=0, ha="right", va="center", fontsize=7)
     handles: list[Any] = [_patch(colour, lane) for lane, colour, _ in lanes] + [_patch("0.8", "score")]
     figure.legend(handles=handles, loc="upper right", ncol=len(handles), fontsize=8)
-    figure.suptitle(
-        f"{recording.id} (bars | are point labels)" if recording.points else recording.id, x=0.02, ha="left"
-    )
+    title = _shown(recording.id) + (" (bars | are point labels)" if recording.points else "")
+    figure.suptitle(title, x=0.02, ha="left")
     np.atleast_1d(all_axes)[-1].set_xlabel("seconds")
     _save(figure, output)
 
 
+@_drawing()
 def plot_ablation(outcomes: Sequence[Outcome], output: str | Path) -> None:
     """Draw what the arms of a study score: the mean mAP and that at the highest threshold, a dot for each seed.
 
@@ -132,12 +164,13 @@ def plot_ablation(outcomes: Sequence[Outcome], output: str | Path) -> None:
         for row, own in zip(rows, values, strict=True):
             axes.plot(own, np.full(len(own), row + shift), "k.", markersize=4)
     axes.set(yticks=rows, xlabel="mAP (%)", ylabel=", ".join(outcomes[0].settings))
-    axes.set_yticklabels(list(arms))
+    axes.set_yticklabels([_shown(arm) for arm in arms])
     axes.invert_yaxis()
     figure.legend(loc="outside upper right", ncol=2)
     _save(figure, output)
 
 
+@_drawing()
 def plot_analysis(analysis: Analysis, output: str | Path) -> None:
     """Draw what detections find, miss and get wrong, on one page.
 

@@ -91,6 +91,7 @@ def test_the_folder_is_complete(run: Run) -> None:
     }
     both = {"model.safetensors", "metrics.jsonl", "detections.json", "evaluation.json"}
     assert found == {
+        ".lock",
         "config.yaml",
         "dataset.json",
         "ground_truth.json",
@@ -578,7 +579,7 @@ def test_a_late_log_names_the_step_that_failed(tmp_path: Path, delay: int) -> No
     steps = []
 
     def log() -> None:
-        with Metrics(tmp_path, "base", 20, "", 0, delay) as metrics:
+        with Metrics(tmp_path, "base", 20, 0, delay) as metrics:
             for step, value in enumerate(values):
                 steps.append(step)
                 metrics.add(step // 4, step, 0.1, ["total"], value)

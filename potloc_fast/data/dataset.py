@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potloc_fast.data.recording import Features, JoinedFeatures, Recording
+from potloc_fast.data.recording import Features, JoinedFeatures, Recording, intact
 from potloc_fast.errors import InputError
 
 LabelledSegments: TypeAlias = Mapping[str, Sequence[tuple[str, float, float, float]]]
@@ -159,7 +159,7 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
         crop = self.crop(*key)
-        features = self.recordings[key[2]].features[crop.start : crop.end]
+        features = intact(self.recordings[key[2]].features[crop.start : crop.end])
         if self.sampling == "linear" and self.length is not None:
             return Sample(StretchedFeatures(features, self.length), crop.labels)
         return Sample(features, crop.labels)
@@ -302,7 +302,7 @@ def batches(
 def whole(recordings: Sequence[Recording], length: int | None = None) -> Batch:
     """Whole recordings as one batch without labels, to detect in, padded to `length` or to the longest."""
     none = Labels(np.zeros(0), np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
-    return collate([Sample(recording.features[:], none) for recording in recordings], length)
+    return collate([Sample(intact(recording.features[:]), none) for recording in recordings], length)
 
 
 def _point_labels(recording: Recording, numbers: Mapping[str, int]) -> Labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import resource
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,28 @@ Features: TypeAlias = NDArray[np.float32] | JoinedFeatures
 
 
 def blocks(features: Features) -> Iterator[Features]:
-    """Cut features into blocks of consecutive snippets."""
-    return (features[first : first + BLOCK] for first in range(0, len(features), BLOCK))
+    """Cut features into blocks of consecutive snippets, each checked by `intact` before it is read."""
+    return (intact(features[first : first + BLOCK]) for first in range(0, len(features), BLOCK))
+
+
+def intact(features: Features) -> Features:
+    """The same features, once their files are known to be as long as when they were mapped.
+
+    To read past the end of a file that was cut meanwhile would end the process.
+
+    Raises:
+        InputError: a file was cut.
+    """
+    for part in features.parts if isinstance(features, JoinedFeatures) else (features,):
+        mapped = getattr(part, "_mmap", None)
+        if isinstance(part, np.memmap) and mapped is not None:
+            first = part.offset - part.offset % mmap.ALLOCATIONGRANULARITY  # where the mapping begins
+            if mapped.size() < first + len(mapped):
+                raise InputError(
+                    f"{part.filename}: expected the {first + len(mapped)} bytes that it had when it was opened, found "
+                    f"{mapped.size()}: it was cut meanwhile"
+                )
+    return features
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from potloc_fast.config import Config, dump_config, parse_config
 from potloc_fast.config.load import merge
 from potloc_fast.config.schema import NmsConfig
 from potloc_fast.errors import InputError
-from potloc_fast.files import atomic, read_json, write_text
+from potloc_fast.files import read_json, write_bytes, write_text
 
 Settings = Mapping[str, str]
 
@@ -239,8 +239,7 @@ def _run(task: Task, threads: int) -> str | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     if base is not None:
-        with atomic(folder / "base" / "proposals.json") as path:
-            path.write_bytes((base / "base" / "proposals.json").read_bytes())
+        write_bytes(folder / "base" / "proposals.json", (base / "base" / "proposals.json").read_bytes())
     steps: list[Step] = ["base"] if base is None else ["potloc", "detect"]
     if base is not None and config.supervision == "pseudo-labels":
         steps.append("pseudo-labels")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from potloc_fast.errors import InputError
 from potloc_fast.losses import pyramid_mask
 from potloc_fast.models.pyramid import Pyramid
 
@@ -45,11 +46,19 @@ def ranks() -> int:
 
 
 def once(call: Callable[..., object], *args: Any) -> None:
-    """Call in the first process alone, while the others wait."""
+    """Call in the first process alone, while the others wait.
+
+    Raises:
+        InputError: that process refused; all processes raise what it did.
+    """
+    error: InputError | None = None
     if rank() == 0:
-        call(*args)
-    if ranks() > 1:
-        dist.barrier()
+        try:
+            call(*args)
+        except InputError as refused:
+            error = refused
+    if (error := collect(error)[0]) is not None:
+        raise error
 
 
 def share_out(model: nn.Module) -> nn.Module:

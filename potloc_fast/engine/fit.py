@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from potloc_fast.engine.device import autocast, bring, say
 from potloc_fast.engine.distributed import collect, gather, once, own_rows, rank, ranks, share_out
 from potloc_fast.engine.metrics import DELAY, Metrics
 from potloc_fast.errors import InputError
-from potloc_fast.files import atomic, read_text
+from potloc_fast.files import write_bytes
 from potloc_fast.losses import sample_labels, total_loss
 from potloc_fast.models.pyramid import Pyramid
 
@@ -106,11 +108,13 @@ def fit(
     resume: bool = False,
     engine: EngineConfig | None = None,
     kept: ResidentSet | None = None,
+    digest: str = "",
 ) -> Model:
     """Train `model` in place, on the device that it is on.
 
     Every step is written to `metrics.jsonl` and to TensorBoard's files in `folder`, and every epoch to `checkpoint.pt`,
-    which is removed at the end. Of several processes (`distributed`) each computes a share of every batch.
+    which is for the caller to remove once the model is written. Of several processes (`distributed`) each
+    computes a share of every batch.
 
     Args:
         model: a `BaseModel` or a `POTLoc`.
@@ -121,16 +125,18 @@ def fit(
         seed: of crops, order and dropout.
         folder: where the log goes.
         stage: the name that progress is shown under.
-        resume: go on from `checkpoint.pt` where there is one, whatever device wrote it; on the same number of CPU
-            processes the outcome is that of training without a break.
+        resume: go on from `checkpoint.pt` where there is one, whatever device wrote it; on the CPU, with the same
+            number of processes and threads, the outcome is that of training without a break.
         engine: precision, compilation and capture.
         kept: `data` with its features on the device.
+        digest: of what the model is trained with, which a checkpoint must have been written for.
 
     Returns:
         The model to use: the average of the weights where `config.ema` is set, else `model`.
 
     Raises:
-        InputError: the loss is not finite, or a step that is to be captured can't be.
+        InputError: the loss is not finite, a step that is to be captured can't be, or `checkpoint.pt` is damaged or of
+            another training.
     """
     engine = engine or EngineConfig()
     device = next(model.parameters()).device
@@ -161,17 +167,18 @@ def fit(
 
     average = None if config.ema is None else WarmedAverage(model, config.ema, config.ema_warmup)
     scaler = torch.amp.GradScaler(device.type) if engine.precision == "fp16" else None
-    checkpoint, first, logged = folder / "checkpoint.pt", 0, ""
+    checkpoint, first = folder / "checkpoint.pt", 0
+    made_by = {"digest": digest, "processes": ranks(), "threads": torch.get_num_threads()}
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "average": average, "scaler": scaler}
     parts = {name: part for name, part in parts.items() if part is not None}
     if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        for name in parts.keys() & state.keys():
-            parts[name].load_state_dict(state[name])
+        state = _read_checkpoint(checkpoint, parts, digest)
         if rank() < len(state["random"]):
             _set_random_state(state["random"][rank()], device)
         first = state["epoch"] + 1
-        logged = "".join(read_text(folder / "metrics.jsonl").splitlines(keepends=True)[: first * steps])
+        for name in ("processes", "threads"):
+            if state[name] != made_by[name] and rank() == 0:
+                say(f"{stage}: goes on with {made_by[name]} {name} after {state[name]}, which rounds differently")
     for group in optimizer.param_groups:
         # Where a step is captured, the graph reads the learning rate on the device.
         group["lr"], group["capturable"] = torch.zeros((), device=device) if capturing else 0.0, capturing
@@ -205,7 +212,7 @@ def fit(
     model.train()
     step = first * steps
     delay = DELAY if device.type == "cuda" else 0  # a CPU is never behind
-    with Metrics(folder if writes else None, stage, stop, logged, step, delay) as metrics:
+    with Metrics(folder if writes else None, stage, stop, step, delay) as metrics:
         for epoch in range(first, math.ceil(stop / steps)):
             drawn = islice(
                 draw(
@@ -235,12 +242,8 @@ def fit(
                 if engine.cuda_graph == "on":
                     raise InputError(f"engine.cuda_graph: {captured.reason}")
                 say(f"engine.cuda_graph: off, as {captured.reason}")
-            random = collect(_random_state(device))
-            if writes:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                with atomic(checkpoint) as path:
-                    torch.save(state | {"epoch": epoch, "random": random}, path)
-    once(checkpoint.unlink)
+            state = made_by | {"epoch": epoch, "random": collect(_random_state(device))}
+            once(_write_checkpoint, checkpoint, parts, state)
     return model if average is None else cast(Model, average.module)
 
 
@@ -253,6 +256,37 @@ def capture_obstacle(device: torch.device, loss: LossConfig, config: TrainConfig
     if loss.pool_padding and not config.pad:
         return "loss.pool_padding counts padding, which train.pad: false leaves to the longest crop"
     return None
+
+
+def _write_checkpoint(path: Path, parts: Mapping[str, Any], state: dict[str, Any]) -> None:
+    content = BytesIO()  # writing by itself, torch would not tell why it can't
+    torch.save({name: part.state_dict() for name, part in parts.items()} | state, content)
+    write_bytes(path, content.getbuffer())
+
+
+def _read_checkpoint(path: Path, parts: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """Load what a checkpoint holds into `parts`, and return all of it."""
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch checks no sums
+        if damaged is not None:
+            raise ValueError(f"wrong sum of {damaged}")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("digest") == digest:
+            for name in parts.keys() & state.keys():
+                parts[name].load_state_dict(state[name])
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{path}: expected a checkpoint as training wrote it, got a damaged one ({reason}): remove it to train "
+            "this model from the start"
+        ) from None
+    if state.get("digest") != digest:
+        raise InputError(
+            f"{path}: expected a checkpoint of the training that is to be resumed, got one of another configuration or "
+            "other labels: begin a new run"
+        )
+    return state
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

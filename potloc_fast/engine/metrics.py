@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from potloc_fast.engine.device import say
 from potloc_fast.errors import InputError
+from potloc_fast.files import writing
 
 DELAY = 4  # steps that a GPU may be behind the host: enough to keep it busy
 
@@ -27,12 +31,11 @@ class Metrics:
         folder: where the log goes; None checks the losses alone, in processes that write nothing.
         stage: the name that progress is shown under.
         total: number of steps.
-        logged: rows of the steps before the first.
-        step: the first step.
+        step: the first step; what is logged of it and later ones is cut off.
         delay: how many steps later the values of a step are read.
     """
 
-    def __init__(self, folder: Path | None, stage: str, total: int, logged: str, step: int, delay: int) -> None:
+    def __init__(self, folder: Path | None, stage: str, total: int, step: int, delay: int) -> None:
         self.stage, self.delay = stage, delay
         self._waiting: deque[tuple[dict[str, Any], Sequence[str], Tensor, torch.cuda.Event | None, float]] = deque()
         self._open = ExitStack()
@@ -52,16 +55,29 @@ class Metrics:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes over a second to import
 
-            self._log = self._open.enter_context((folder / "metrics.jsonl").open("w", encoding="utf-8"))
-            self._log.write(logged)
-            self._board = self._open.enter_context(SummaryWriter(str(folder / "tensorboard"), purge_step=step))
+            with writing(folder, "a folder to write to"):
+                self._log = self._open.enter_context((folder / "metrics.jsonl").open("ab+"))
+                self._cut(step)
+                self._board = self._open.enter_context(SummaryWriter(str(folder / "tensorboard"), purge_step=step))
 
     def __enter__(self) -> Metrics:
         self._open.enter_context(self._progress)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open.close()
+        with self._writing():
+            self._open.close()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing((self._folder or Path()) / "metrics.jsonl", "a log to write to")
+
+    def _cut(self, rows: int) -> None:
+        """Keep the first rows of the log, which stay where they are; a row that is not whole is none."""
+        self._log.seek(0)
+        lines = [line for line in islice(self._log, rows) if line.endswith(b"\n")]
+        if len(lines) < rows:
+            say(f"{self._log.name}: expected rows of {rows} earlier steps, found {len(lines)}: the log has a gap")
+        self._log.truncate(sum(map(len, lines)))
 
     def add(self, epoch: int, step: int, lr: float, names: Sequence[str], values: Tensor) -> None:
         """Take the values of a step, `Tensor[N]`; they are read some steps later.
@@ -85,7 +101,9 @@ class Metrics:
         while self._waiting:
             self._write()
         if self._folder is not None:
-            self._log.flush()
+            with self._writing():
+                self._log.flush()
+                os.fsync(self._log.fileno())
 
     def _write(self) -> None:
         head, names, values, event, lr = self._waiting.popleft()
@@ -98,7 +116,8 @@ class Metrics:
                 f"{head['epoch']}: lower the learning rate or clip the gradient"
             )
         if self._folder is not None:
-            self._log.write(json.dumps(head | row) + "\n")
-            for name, value in row.items():
-                self._board.add_scalar(f"{self.stage}/{name}", value, head["step"])
+            with self._writing():
+                self._log.write(json.dumps(head | row).encode() + b"\n")
+                for name, value in row.items():
+                    self._board.add_scalar(f"{self.stage}/{name}", value, head["step"])
         self._progress.update(self._bar, completed=head["step"] + 1, loss=row["total"])

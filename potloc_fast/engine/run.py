@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
 from potloc_fast.config import Config, dump_config, load_config
 from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.distributed import once
 from potloc_fast.errors import InputError
-from potloc_fast.files import atomic, read_json, write_json, write_text
+from potloc_fast.files import read_json, write_bytes, write_json, write_text
 from potloc_fast.models import BaseModel as PointBaseModel
 from potloc_fast.models import POTLoc
 
@@ -85,10 +85,22 @@ class Run:
             return PointBaseModel(self.features, len(self.classes), **self.config.base.model.model_dump())
         return POTLoc(self.features, len(self.classes), **self.config.model.model_dump())
 
-    def save(self, stage: Stage, model: Model) -> None:
-        """Write the weights of a stage's model."""
-        with atomic(self.folder / stage / "model.safetensors") as path:
-            save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+    def weights(self, stage: Stage) -> Path:
+        """The file with the weights of a stage's model."""
+        return self.folder / stage / "model.safetensors"
+
+    def save(self, stage: Stage, model: Model, digest: str = "") -> None:
+        """Write the weights of a stage's model, with a digest of what it was trained with."""
+        tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        write_bytes(self.weights(stage), save(tensors, {"trained_with": digest}))
+
+    def digest(self, stage: Stage) -> str | None:
+        """The digest that the weights of a stage's model were saved with; None where the file has none."""
+        try:
+            with safe_open(self.weights(stage), "pt") as file:
+                return (file.metadata() or {}).get("trained_with")
+        except SafetensorError as error:
+            raise InputError(f"{self.weights(stage)}: expected weights as training writes them, got: {error}") from None
 
     def load(self, stage: Stage) -> Model:
         """The trained model of a stage, ready for detection.
@@ -96,7 +108,7 @@ class Run:
         Raises:
             InputError: it was not trained yet, or its file is damaged.
         """
-        path = self.folder / stage / "model.safetensors"
+        path = self.weights(stage)
         if not path.is_file():
             raise InputError(f"{path}: expected the weights of the {stage} model, found none: train that stage first")
         model = self.build(stage)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,12 +37,19 @@ from potloc_fast.evaluation import (
     read_ground_truth,
     write_detections,
 )
-from potloc_fast.files import write_json
+from potloc_fast.files import locked, write_json, writing
 from potloc_fast.pseudo_labels import Points, generate, read_pseudo_labels
 
 Step = Literal["base", "pseudo-labels", "potloc", "detect"]
 STEPS: tuple[Step, ...] = get_args(Step)
 STAGES: tuple[Stage, ...] = ("base", "potloc")
+_OF_STAGE = ("model.*", "checkpoint.pt", "metrics.jsonl", "tensorboard/*", "detections.json", "evaluation.json")
+_WRITTEN: dict[Step, tuple[str, ...]] = {  # by each step, and what is computed from the models that it trains
+    "base": (*(f"base/{name}" for name in (*_OF_STAGE, "proposals.json")), "plots/base_*"),
+    "pseudo-labels": ("pseudo_labels.json",),
+    "potloc": (*(f"potloc/{name}" for name in _OF_STAGE), "plots/potloc_*", "round_*/*.*", "round_*/tensorboard/*"),
+    "detect": ("*/detections.json", "*/evaluation.json", "plots/train_*", "plots/test_*"),
+}
 
 
 def list_dataset(config: Config) -> Listing | Dataset:
@@ -88,17 +97,20 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
 
     Args:
         config: a configuration, or what `load_config` takes.
-        run_dir: the folder to write to.
+        run_dir: the folder to write to. What an earlier run left of what the steps write is removed first, unless this
+            one is resumed.
         steps: which steps to run, always in the order above.
         resume: go on with a run that was interrupted: models that were trained are kept, and one that was being trained
-            goes on after its last whole epoch. The outcome is that of a run without a break.
+            goes on after its last whole epoch. On the CPU, with as many processes and threads, the outcome is that of a
+            run without a break.
 
     Returns:
         The run.
 
     Raises:
-        InputError: the data, the configuration or a file of an earlier step can't be used. Data, and that the files
-            are there, are checked before anything is written.
+        InputError: the data, the configuration or a file of an earlier step can't be used, another training writes to
+            the folder, or what is to be resumed was trained with something else. Data, and that the files are there,
+            are checked before anything is written.
     """
     if not isinstance(config, Config):
         config = load_config(config)
@@ -118,8 +130,6 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         notes.append(f"{run_dir}: models of an earlier run are replaced: {', '.join(trained)}")
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps, config)
-    if resume:
-        _check_same_config(Path(run_dir), config)
     device = pick_device(config.engine)
     join(device)
     if config.engine.cuda_graph == "on":
@@ -127,13 +137,26 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
             section = config.base if stage == "base" else config
             if obstacle := capture_obstacle(device, section.loss, section.train):
                 raise InputError(f"engine.cuda_graph: expected {stage} steps that can be captured, but {obstacle}")
-    if rank() == 0:
-        for note in notes:
-            print(note, file=sys.stderr)
-    run = Run.create(run_dir, config, dataset)
-    with float32_products(config.engine.precision):
-        _run_steps(run, dataset, recordings, tested, steps, resume, device)
-    return run
+    with ExitStack() as stack:
+        once(stack.enter_context, locked(run_dir))
+        if resume:
+            _check_same_config(Path(run_dir), config)
+        else:
+            once(_remove_earlier, Path(run_dir), steps)
+        if rank() == 0:
+            for note in notes:
+                print(note, file=sys.stderr)
+        run = Run.create(run_dir, config, dataset)
+        with float32_products(config.engine.precision):
+            _run_steps(run, dataset, recordings, tested, steps, resume, device)
+        return run
+
+
+def _remove_earlier(folder: Path, steps: Sequence[Step]) -> None:
+    """Remove what an earlier run left of what these steps write: it must not be taken for what they wrote."""
+    with writing(folder, "a folder to write to"):
+        for path in (path for step in steps for pattern in _WRITTEN[step] for path in folder.glob(pattern)):
+            path.unlink(missing_ok=True)
 
 
 def _run_steps(
@@ -170,7 +193,7 @@ def _run_steps(
                 once(write_detections, run.folder / stage / "detections.json", detections)
                 if any(recording.instances for recording in tested):
                     once(_write_evaluation, run, stage)
-                else:  # what an earlier run scored is not of these detections
+                else:  # what was scored before a resumption is not of these detections
                     once((run.folder / stage / "evaluation.json").unlink, True)
 
 
@@ -274,10 +297,15 @@ def _check_same_config(folder: Path, config: Config) -> None:
 def _train_stage(
     run: Run, stage: Stage, dataset: Dataset, data: TrainingSet, resume: bool, device: torch.device
 ) -> None:
-    weights = run.folder / stage / "model.safetensors"
-    if resume and weights.is_file():
+    digest, checkpoint = _digest(run, stage, data), run.folder / stage / "checkpoint.pt"
+    if resume and run.weights(stage).is_file():
+        if run.digest(stage) != digest:
+            raise InputError(
+                f"{run.weights(stage)}: expected weights of the training that is to be resumed, got those of another "
+                "configuration or other labels: begin a new run"
+            )
+        once(checkpoint.unlink, True)
         return
-    once(weights.unlink, True)  # what is there is from now on of this training
     model = run.build(stage)
     if run.config.data.standardize:
         mean, std = dataset.feature_stats("train")
@@ -296,8 +324,23 @@ def _train_stage(
         resume=resume,
         engine=engine,
         kept=kept,
+        digest=digest,
     )
-    once(run.save, stage, model)
+    once(run.save, stage, model, digest)
+    once(checkpoint.unlink, True)
+
+
+def _digest(run: Run, stage: Stage, data: TrainingSet) -> str:
+    """A digest of what a stage's model is trained with: of the features the first snippet of each recording."""
+    section, base = _stage_config(run, stage), stage == "base" or run.config.backbone == "convolutions"
+    sections = (run.config.base.model if base else run.config.model, section.loss, section.train)
+    facts = (stage, run.config.seed, run.config.data.standardize, run.classes, *map(repr, sections))
+    digest = sha256(repr(facts).encode())
+    for recording, labels in zip(data.recordings, data.labels, strict=True):
+        digest.update(repr((recording.id, recording.features.shape)).encode())
+        for array in (recording.features[:1], labels.points, labels.segments, labels.classes):
+            digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _detect(run: Run, stage: Stage, recordings: Sequence[Recording], device: torch.device) -> Segments:
