@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -221,10 +227,37 @@ def test_an_interrupted_training_names_resume(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potloc_fast.engine.train.train", interrupt)
-    status, _, err = call("train", "thumos14", f"data.root={lacp}", "--run-dir", tmp_path / "run")
-    assert status == 130
-    assert "--resume" in err
+    def terminate(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    for stop, expected in ((interrupt, 130), (terminate, 143)):
+        monkeypatch.setattr("potloc_fast.engine.train.train", stop)
+        status, _, err = call("train", "thumos14", f"data.root={lacp}", "--run-dir", tmp_path / "run")
+        assert status == expected
+        assert err == "\ninterrupted: the same command with --resume goes on\n"
+        status, _, err = call("demo", "--data", "synthetic", "--run-dir", tmp_path / "run")
+        assert status == expected
+        assert "interrupted: potloc-fast train " in err
+        assert "--resume goes on" in err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_a_file_or_the_system_refuses_is_no_riddle(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(error: Exception) -> None:
+        raise error
+
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/new")
+    monkeypatch.setattr("potloc_fast.evaluation.evaluate", lambda *_, **__: refuse(full))
+    message = "runs/new: expected a file that can be used, got: No space left on device"
+    assert_refused(call("evaluate", "a.json", "b.json"), message)
+    # A fault of the program, of which typer would say no more than "Aborted."
+    monkeypatch.setattr("potloc_fast.evaluation.evaluate", lambda *_, **__: refuse(EOFError("Ran out of input")))
+    monkeypatch.setattr(sys, "argv", ["potloc-fast", "evaluate", "a.json", "b.json"])
+    with pytest.raises(RuntimeError, match="a file ended before it should") as caught:
+        cli.main()
+    assert isinstance(caught.value.__cause__, EOFError)
 
 
 def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:
@@ -247,6 +280,64 @@ def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> N
     assert f"{len(found)} detections: {output}" in out
     assert "walk: " in out
     assert "run [b]: " in out
+
+
+NAMES = ["cash$a", "c$1^$", "last $x_{$", "läuft", "\udcff\udcfe", "ж" * 120]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_name_can_be_drawn_and_printed(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    paths = [tmp_path / f"{name}.npy" for name in NAMES]
+    for path in paths:
+        np.save(path, np.zeros((9, trained.features), np.float32))
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    arguments = ["predict", trained.folder, *paths, "-o", tmp_path / "out.json"]
+    monkeypatch.setattr(sys, "argv", ["potloc-fast", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    for stream in streams.values():
+        stream.flush()
+    printed, warned = (stream.buffer.getvalue().decode(encoding) for stream in streams.values())  # type: ignore[attr-defined]
+    assert (end.value.code or 0, warned) == (0, "")
+    shown = ["läuft", "\\udcff\\udcfe"] if encoding == "utf-8" else ["l\\xe4uft", "\\udcff\\udcfe", "\\u0436"]
+    assert all(f"{name}" in printed for name in ["cash$a", "c$1^$", "last $x_{$", *shown])
+    assert len(list(tmp_path.glob("out_*.png"))) == len(NAMES)
+    assert read_detections(tmp_path / "out.json").videos == tuple(NAMES)
+
+
+def test_a_picture_that_fails_is_a_warning(
+    call: Call, trained: Run, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no font\nfound")
+
+    monkeypatch.setattr("potloc_fast.plots.plot_recording", fail)
+    monkeypatch.setattr("potloc_fast.plots.plot_losses", fail)
+    output = tmp_path / "out.json"
+    status, out, err = call("predict", trained.folder, recording, "-o", output)
+    assert status == 0
+    assert err == f"warning: {tmp_path / 'out_walk.png'}: a picture was left out: no font\n"
+    assert f"detections: {output}" in out
+    status, out, err = call("train", "synthetic", *TINY, "--run-dir", tmp_path / "run")
+    assert status == 0
+    assert err.count("warning: ") == 4
+    assert f"everything is in {tmp_path / 'run'}" in out
+
+
+def test_no_picture_goes_beside_a_pipe(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(json.loads(pipe.read_text())), daemon=True)
+    reader.start()
+    before = set(tmp_path.iterdir())
+    assert call("predict", trained.folder, recording, "-o", pipe)[0] == 0
+    reader.join(10)
+    assert found == [potloc_fast.predict(trained, [recording]).to_results()]
+    assert set(tmp_path.iterdir()) == before
     best = max(expected.to_results()["results"]["walk"], key=lambda entry: entry["score"])
     assert re.search(rf"{best['label']} +│ +{best['segment'][0]:.2f} +│ +{best['segment'][1]:.2f}", out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,19 +23,20 @@ from potloc_fast import cli
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.schema import EngineConfig
 from potloc_fast.data import Grid, Recording
-from potloc_fast.data.dataset import Batch
+from potloc_fast.data.dataset import Batch, TrainingSet
 from potloc_fast.engine import detect as detect_module
 from potloc_fast.engine import device
 from potloc_fast.engine import fit as engine_fit
 from potloc_fast.engine.capture import CapturedStep
 from potloc_fast.engine.detect import detect
-from potloc_fast.engine.fit import WarmedAverage
+from potloc_fast.engine.fit import WarmedAverage, fit
 from potloc_fast.engine.metrics import Metrics
 from potloc_fast.engine.predict import score_curves
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.engine.train import STEPS, evaluate_run, load_dataset, supervision_of
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, read_detections
+from potloc_fast.files import locked
 from potloc_fast.models import BaseModel, POTLoc
 
 TINY = (
@@ -358,6 +360,172 @@ def test_resumed_training_equals_training_without_a_break(tmp_path: Path, monkey
         assert not (broken.folder / stage / "checkpoint.pt").exists()
     with pytest.raises(InputError, match="begin a new run"):
         potloc_fast.train(tiny("seed=1"), tmp_path / "broken", resume=True)
+
+
+# What a run leaves to the next
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_what_a_run_will_write_is_removed_before_it_begins(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    for name in (
+        "base/checkpoint.pt",
+        "round_1/model.safetensors",
+        "plots/base_losses.png",
+        "plots/test_a.png",
+        "own.txt",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    kept = {"dataset.json", "ground_truth.json", "own.txt", "config.yaml"}
+    of_steps = {
+        "potloc": {name for name in files(folder) if name.startswith("potloc/")} | {"round_1/model.safetensors"},
+        "base": {name for name in files(folder) if name.startswith("base/")} | {"plots/base_losses.png"},
+        "pseudo-labels": {"pseudo_labels.json"},
+        "detect": {"plots/test_a.png"},
+    }
+    monkeypatch.setattr(Run, "create", interrupt)  # which writes config.yaml
+    left = set(files(folder))
+    for step in ("potloc", "base", "pseudo-labels", "detect"):
+        steps = STEPS if step == "detect" else [step]
+        with pytest.raises(KeyboardInterrupt):
+            potloc_fast.train(tiny("seed=1"), folder, steps)  # type: ignore[arg-type]
+        left -= of_steps[step]
+        assert set(files(folder)) == left, step
+    assert left == kept
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_of_another_training_are_not_resumed(run: Run, tmp_path: Path, stage: Stage) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    before = files(tmp_path / "run")
+    path = tmp_path / "run" / stage / "model.safetensors"
+    path.unlink()
+    if stage == "potloc":  # of other labels
+        other = potloc_fast.train(tiny("supervision=points"), tmp_path / "other", ["potloc"])
+    else:
+        other = potloc_fast.train(tiny("seed=1"), tmp_path / "other", ["base"])
+    shutil.copyfile(other.folder / stage / "model.safetensors", path)
+    with pytest.raises(InputError) as caught:
+        potloc_fast.train(tiny(), tmp_path / "run", resume=True)
+    assert str(caught.value).startswith(f"{path}: expected weights of the training that is to be resumed, got those of")
+    path.write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"model\.safetensors: expected weights as training writes them, got: "):
+        potloc_fast.train(tiny(), tmp_path / "run", resume=True)
+    path.write_bytes(before[f"{stage}/model.safetensors"])
+    potloc_fast.train(tiny(), tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == before
+
+
+def test_a_checkpoint_goes_once_the_weights_are_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        potloc_fast.train(tiny(), tmp_path, ["base"])
+    checkpoint = tmp_path / "base" / "checkpoint.pt"
+    content = checkpoint.read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(engine_fit, "total_loss", None)  # nothing is left to train
+    assert same_weights(run, potloc_fast.train(tiny(), tmp_path, ["base"], resume=True), "base")
+    assert not checkpoint.exists()
+    checkpoint.write_bytes(content)  # a kill came between
+    potloc_fast.train(tiny(), tmp_path, ["base"], resume=True)
+    assert not checkpoint.exists()
+
+
+def fit_again(folder: Path, digest: str = "of this", **settings: Any) -> BaseModel:
+    """Train a tiny base model, or go on with it."""
+    config = tiny().base
+    dataset = load_dataset(tiny())
+    torch.manual_seed(0)
+    model = BaseModel(6, 3, hidden=4)
+    data = TrainingSet(dataset.subset("train"), dataset.classes)
+    settings = {"seed": 0, "folder": folder, "stage": "base", "digest": digest, **settings}
+    return fit(model, data, 3, config.loss, config.train, **settings)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    fit_again(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt: expected a checkpoint of the training that is to be resumed"
+    ):
+        fit_again(tmp_path, "of another", resume=True)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    pickled = pickle.dumps({"epoch": 0})
+    for content in (b"", whole[: len(whole) // 2], whole[:-1], bytes(flipped), bytes(len(whole)), pickled):
+        path.write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"checkpoint\.pt: expected a checkpoint as training wrote it, got a damaged"
+        ):
+            fit_again(tmp_path, resume=True)
+
+
+def test_other_threads_are_noted_on_resumption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device.say.cache_clear()
+    fit_again(tmp_path)
+    fit_again(tmp_path, resume=True)
+    assert capsys.readouterr().err == ""
+    torch.set_num_threads(2)
+    fit_again(tmp_path, resume=True)
+    assert capsys.readouterr().err == "base: goes on with 2 threads after 1, which rounds differently\n"
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_log_is_cut_and_gone_on_with(rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device.say.cache_clear()
+    path = tmp_path / "metrics.jsonl"
+    whole = [f'{{"step": {step}}}\n' for step in range(rows)]
+    path.write_text("".join(whole) + '{"step": 5, "tot')
+    with Metrics(tmp_path, "base", 20, 3, 0) as metrics:
+        assert path.read_text() == "".join(whole[:3])  # whenever the process is killed from here on
+        metrics.add(0, 3, 0.1, ["total"], torch.tensor([1.0]))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*range(min(3, rows)), 3]
+    gap = f"{path}: expected rows of 3 earlier steps, found 2: the log has a gap\n"
+    assert capsys.readouterr().err == (gap if rows < 3 else "")
+
+
+def test_a_folder_is_trained_in_by_one_alone(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    before = files(tmp_path / "run")
+    for resume in (False, True):
+        with (
+            locked(tmp_path / "run"),
+            pytest.raises(InputError, match="run: expected a folder that no other training writes to, found process"),
+        ):
+            potloc_fast.train(tiny("seed=1"), tmp_path / "run", resume=resume)
+    assert files(tmp_path / "run") == before
+
+
+def test_a_run_whose_folder_vanishes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanish(*args: Any) -> Any:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return total_loss(*args)
+
+    total_loss = engine_fit.total_loss
+    monkeypatch.setattr(engine_fit, "total_loss", vanish)
+    with pytest.raises(
+        InputError, match="run: expected the folder that this run began in, found that it was taken away$"
+    ):
+        potloc_fast.train(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("supervision", ["ground-truth", "proposals", "points"])

@@ -4,7 +4,12 @@ import contextlib
 import gc
 import json
 import os
+import resource
+import shutil
+import stat
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potloc_fast.errors import InputError
-from potloc_fast.files import atomic, read_json, read_text, without_collection, write_json, write_text
+from potloc_fast.files import (
+    LOCK,
+    TEMPORARY,
+    atomic,
+    locked,
+    read_json,
+    read_text,
+    without_collection,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_atomic_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
@@ -57,6 +73,127 @@ def test_files_have_the_rights_that_the_user_asked_for(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
+
+@contextlib.contextmanager
+def little_room(size: int) -> Iterator[None]:
+    """Refuse files over a size, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_was_there_keeps_its_rights(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_replaced(there: bool, tmp_path: Path) -> None:
+    target, link = tmp_path / "other" / "target.json", tmp_path / "link.json"
+    if there:
+        target.parent.mkdir()
+        target.write_text("old")
+    link.symlink_to(target)
+    write_json(link, 1)
+    assert link.is_symlink()
+    assert read_json(target) == 1
+    assert [path.name for path in target.parent.iterdir()] == ["target.json"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_json(pipe, [1, 2])
+    reader.join(10)
+    assert found == ["[1, 2]\n"]
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_the_file_that_is_printed_to_is_written_to(capfd: pytest.CaptureFixture[str]) -> None:
+    os.write(1, b"before, ")
+    write_text("/dev/stdout", "between, ")
+    os.write(1, b"after")
+    assert capfd.readouterr().out == "before, between, after"
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 125 + ".json")  # 255 bytes
+    write_json(path, 1)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with little_room(1000), pytest.raises(InputError) as caught:
+        write_bytes(path, bytes(5000))
+    assert str(caught.value) == f"{path}: expected a file to write, got: File too large"
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "file.bin", []
+
+    def fsync(handle: int) -> None:
+        folder = os.path.samestat(os.fstat(handle), tmp_path.stat())
+        seen.append(("folder" if folder else os.fstat(handle).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(path, bytes(7))
+    assert seen == [(7, False), ("folder", True)]
+
+
+def test_a_locked_folder_is_for_one_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with locked(folder):
+        with pytest.raises(InputError) as caught, locked(folder):
+            pass
+        message = str(caught.value)
+        assert message.startswith(f"{folder}: expected a folder that no other training writes to, found process ")
+        assert f" {os.getpid()} on " in message
+        with locked(tmp_path / "other"):
+            write_text(folder / "file.txt", "text")
+    with locked(folder):
+        assert read_text(folder / "file.txt") == "text"
+
+
+def test_what_killed_processes_left_is_removed_under_the_lock(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("file.txt", ".hidden", f"a/b/c/{TEMPORARY}other")]
+    left = [tmp_path / name for name in (f"{TEMPORARY}1.json", f"base/{TEMPORARY}2.pt")]
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with atomic(tmp_path / "file.txt") as temporary:
+        assert temporary.name.startswith(TEMPORARY)  # what is looked for is what is made
+    with locked(tmp_path):
+        assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*kept, tmp_path / LOCK}
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_folder_that_vanished_is_not_made_again(moved: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with locked(folder):
+        write_text(folder / "base" / "file.txt", "text")
+        if moved:
+            folder.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(folder)
+        with pytest.raises(InputError) as caught:
+            write_text(folder / "base" / "file.txt", "text")
+    assert str(caught.value) == f"{folder}: expected the folder that this run began in, found that it was taken away"
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -185,3 +190,30 @@ def test_a_picture_of_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.json: expected a picture such as \.png, \.pdf or \.svg, got '\.json'$"):
         plot_analysis(analyse(truth, truth), tmp_path / "x.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_somebody_else_s_style_and_names_with_dollars_do_not_matter(tmp_path: Path) -> None:
+    odd = replace(LABELLED, id="cash $x_{$ \udcff" + "v" * 300, instances=(Instance("c$1^$_{", 1.0, 6.5),), points=())
+    plot_recording(odd, ("c$1^$_{",), curves()[:, :1], segments(), tmp_path / "plain.png")
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "savefig.format": "svg"}):
+        plot_recording(odd, ("c$1^$_{",), curves()[:, :1], segments(), tmp_path / "styled.png")
+        assert matplotlib.rcParams["text.usetex"]
+    assert (tmp_path / "styled.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+    assert png_size(tmp_path / "plain.png")[0] == 1680
+
+
+def test_a_backend_that_is_not_here_does_not_matter(tmp_path: Path) -> None:
+    log(tmp_path / "metrics.jsonl", 9)
+    program = f"""
+import os
+from potloc_fast.plots import plot_losses
+plot_losses({str(tmp_path / "metrics.jsonl")!r}, {str(tmp_path / "losses.png")!r})
+print(os.environ["MPLBACKEND"])
+"""
+    for backend in ("module://of_a_notebook.inline", "agg"):
+        environment = {**os.environ, "MPLBACKEND": backend}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{backend}\n", "")
+        assert png_size(tmp_path / "losses.png") == (960, 480)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from potloc_fast.data import recording as module
+from potloc_fast.data.dataset import TrainingSet, whole
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.recording import (
     Dataset,
@@ -18,6 +20,7 @@ from potloc_fast.data.recording import (
     JoinedFeatures,
     Point,
     Recording,
+    intact,
     load_features,
     validate,
 )
@@ -259,3 +262,28 @@ def test_pickled_objects_are_never_loaded(tmp_path, as_npy: bool) -> None:
     with pytest.raises(InputError, match="got pickled Python objects" if as_npy else "expected a .npy file"):
         load_features(path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_that_is_cut_while_it_is_mapped_is_named(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.npy", "b.npy")]
+    for path in paths:
+        np.save(path, np.zeros((4000, 4), np.float32))
+    parts = [load_features(path) for path in paths]
+    joined = JoinedFeatures(*parts)
+    for features in (parts[0], joined, joined[3000:]):
+        assert intact(features) is features
+    os.truncate(paths[1], 40_000)
+    assert intact(parts[0]) is parts[0]
+    message = (
+        f"^{paths[1]}: expected the 64128 bytes that it had when it was opened, found 40000: it was cut meanwhile$"
+    )
+    with pytest.raises(InputError, match=message):
+        intact(joined[3000:])
+    with pytest.raises(InputError, match=message):
+        validate(dataset(replace(GOOD, features=parts[1])))
+    with pytest.raises(InputError, match=message):
+        whole([replace(GOOD, features=joined)])
+    with pytest.raises(InputError, match=message):
+        TrainingSet([replace(GOOD, features=joined)], ("jump", "run"))[0, 0, 0]
+    paths[0].unlink()  # what is mapped stays
+    assert intact(parts[0]) is parts[0]
