@@ -280,6 +280,8 @@ def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> N
     assert f"{len(found)} detections: {output}" in out
     assert "walk: " in out
     assert "run [b]: " in out
+    best = max(expected.to_results()["results"]["walk"], key=lambda entry: entry["score"])
+    assert re.search(rf"{best['label']} +│ +{best['segment'][0]:.2f} +│ +{best['segment'][1]:.2f}", out)
 
 
 NAMES = ["cash$a", "c$1^$", "last $x_{$", "läuft", "\udcff\udcfe", "ж" * 120]
@@ -338,8 +340,6 @@ def test_no_picture_goes_beside_a_pipe(call: Call, trained: Run, recording: Path
     reader.join(10)
     assert found == [potloc_fast.predict(trained, [recording]).to_results()]
     assert set(tmp_path.iterdir()) == before
-    best = max(expected.to_results()["results"]["walk"], key=lambda entry: entry["score"])
-    assert re.search(rf"{best['label']} +│ +{best['segment'][0]:.2f} +│ +{best['segment'][1]:.2f}", out)
 
 
 def test_predict_to_a_table(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:

@@ -521,9 +521,7 @@ def test_a_run_whose_folder_vanishes_says_so(tmp_path: Path, monkeypatch: pytest
 
     total_loss = engine_fit.total_loss
     monkeypatch.setattr(engine_fit, "total_loss", vanish)
-    with pytest.raises(
-        InputError, match="run: expected the folder that this run began in, found that it was taken away$"
-    ):
+    with pytest.raises(InputError, match=r"run: expected the folder that this run began in, found that it was"):
         potloc_fast.train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -2,10 +2,10 @@
 
     python -m tests.faults.kills --count 500
 
-A kill comes right before a file of the run is opened for writing, renamed, removed or given its rights, or a folder is
-made. A chain begins in an empty folder, over a finished run or over one that was killed, both of another seed. The first
-kills of the chains are spread over all the events of a run. After a kill the log may end in half a row, as a kill within
-a write leaves it.
+A kill comes right before a file of the run is opened for writing, renamed, removed or given its rights, or a folder
+is made. A chain begins in an empty folder, over a finished run or over one that was killed, both of another seed. The
+first kills of the chains are spread over all the events of a run. After a kill the log may end in half a row, as a kill
+within a write leaves it.
 """
 
 from __future__ import annotations
