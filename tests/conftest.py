@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,22 @@ def cuda() -> torch.device:
     if os.environ.get("POTLOC_FAST_REQUIRE_CUDA") == "1":
         pytest.fail(f"POTLOC_FAST_REQUIRE_CUDA=1: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def little_room() -> Callable[[int], AbstractContextManager[None]]:
+    """A block in which files over a size are refused, as on a full disk."""
+
+    @contextmanager
+    def block(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return block
 
 
 def pytest_configure() -> None:

@@ -7,7 +7,8 @@ import math
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -500,6 +501,21 @@ def test_a_log_is_cut_and_gone_on_with(rows: int, tmp_path: Path, capsys: pytest
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*range(min(3, rows)), 3]
     gap = f"{path}: expected rows of 3 earlier steps, found 2: the log has a gap\n"
     assert capsys.readouterr().err == (gap if rows < 3 else "")
+
+
+def test_a_log_on_a_full_disk_is_named(
+    little_room: Callable[[int], AbstractContextManager[None]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log() -> None:
+        with Metrics(tmp_path, "base", 100, 0, 0) as metrics:
+            for step in range(100):
+                metrics.add(0, step, 0.1, ["total"], torch.tensor([1.0]))
+            metrics.flush()
+
+    with little_room(2000), pytest.raises(InputError) as caught:
+        log()
+    assert str(caught.value) == f"{tmp_path / 'metrics.jsonl'}: expected a log to write to, got: File too large"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_folder_is_trained_in_by_one_alone(run: Run, tmp_path: Path) -> None:

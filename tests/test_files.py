@@ -4,14 +4,13 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -30,6 +29,8 @@ from potloc_fast.files import (
     write_json,
     write_text,
 )
+
+LittleRoom: TypeAlias = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
 def test_atomic_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
@@ -73,17 +74,6 @@ def test_files_have_the_rights_that_the_user_asked_for(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
-
-
-@contextlib.contextmanager
-def little_room(size: int) -> Iterator[None]:
-    """Refuse files over a size, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_was_there_keeps_its_rights(tmp_path: Path) -> None:
@@ -133,7 +123,7 @@ def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_the_old_file_stays(little_room: LittleRoom, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
     with little_room(1000), pytest.raises(InputError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -55,6 +56,10 @@ class Metrics:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes over a second to import
 
+            # What the disk refuses to TensorBoard's thread is raised here, too: it need not be printed there.
+            before = threading.excepthook
+            self._open.callback(setattr, threading, "excepthook", before)
+            threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else before(args)
             with writing(folder, "a folder to write to"):
                 self._log = self._open.enter_context((folder / "metrics.jsonl").open("ab+"))
                 self._cut(step)
