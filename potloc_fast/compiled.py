@@ -38,6 +38,6 @@ def compiled(function: Any) -> Any:
         The function, which lets other threads run meanwhile.
     """
     dispatcher = numba.njit(function, nogil=True)
-    with suppress(RuntimeError):  # neither the folder of the file nor the user's cache can be written to
+    with suppress(RuntimeError, OSError):  # neither the folder of the file nor the user's cache can be written to
         dispatcher._cache = _Cache(function)
     return dispatcher

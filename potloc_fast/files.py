@@ -134,6 +134,7 @@ def writing(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _check_locks(Path(os.path.realpath(path)))
         raise InputError(f"{path}: expected {what}, got: {error.strerror or error}") from None
 
 
@@ -182,7 +183,9 @@ def _check_locks(target: Path) -> None:
             with suppress(OSError):
                 there = os.path.samestat(os.stat(folder / LOCK), os.fstat(handle))
             if not there:
-                raise InputError(f"{folder}: expected the folder that this run began in, found that it was taken away")
+                raise InputError(
+                    f"{folder}: expected the folder that this run began in, found that it was taken away"
+                ) from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -397,10 +397,10 @@ def test_what_a_run_will_write_is_removed_before_it_begins(
     }
     monkeypatch.setattr(Run, "create", interrupt)  # which writes config.yaml
     left = set(files(folder))
-    for step in ("potloc", "base", "pseudo-labels", "detect"):
+    for step in ("pseudo-labels", "potloc", "base", "detect"):
         steps = STEPS if step == "detect" else [step]
         with pytest.raises(KeyboardInterrupt):
-            potloc_fast.train(tiny("seed=1"), folder, steps)  # type: ignore[arg-type]
+            potloc_fast.train(tiny("seed=1", "supervision=points"), folder, steps)  # type: ignore[arg-type]
         left -= of_steps[step]
         assert set(files(folder)) == left, step
     assert left == kept
