@@ -210,7 +210,7 @@ from potloc_fast.plots import plot_losses
 plot_losses({str(tmp_path / "metrics.jsonl")!r}, {str(tmp_path / "losses.png")!r})
 print(os.environ["MPLBACKEND"])
 """
-    for backend in ("module://of_a_notebook.inline", "agg"):
+    for backend in ("module://matplotlib_inline.backend_inline", "nonsense", "agg"):
         environment = {**os.environ, "MPLBACKEND": backend}
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path

@@ -11,9 +11,9 @@ within a write leaves it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -106,7 +106,7 @@ def content(folder: Path) -> dict[str, Any]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"):
         name = str(path.relative_to(folder))
         if path.name == "metrics.jsonl":
-            found[name] = [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
+            found[name] = re.sub(r'"seconds": [0-9.]+', "", path.read_text())
         elif path.name != ".lock":
             found[name] = path.read_bytes()
     return found
