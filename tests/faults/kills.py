@@ -4,8 +4,8 @@
 
 A kill comes right before a file of the run is opened for writing, renamed, removed or given its rights, or a folder
 is made. A chain begins in an empty folder, over a finished run or over one that was killed, both of another seed. The
-first kills of the chains are spread over all the events of a run. After a kill the log may end in half a row, as a kill
-within a write leaves it.
+first kills of the chains are spread over all the events of a run. After a kill the log of what is being trained may end
+in half a row, as a kill within a write leaves it.
 """
 
 from __future__ import annotations
@@ -132,8 +132,9 @@ def chain(number: int, folder: Path, config: Config, before: Callable[[Path], No
         path = folder / "config.yaml"
         began = path.is_file() and path.read_text() == dump_config(config)  # else there is nothing to resume
         for log in folder.glob("*/metrics.jsonl") if draw.random() < 0.3 else ():
-            with log.open("a") as file:
-                file.write('{"stage": "half a row')
+            if not log.with_name("model.safetensors").exists():
+                with log.open("a") as file:
+                    file.write('{"stage": "half a row')
     return kills, ""
 
 
