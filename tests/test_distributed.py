@@ -17,6 +17,7 @@ from potloc_fast.config import load_config
 from potloc_fast.engine import distributed, fit
 from potloc_fast.engine.run import Run
 from potloc_fast.engine.train import load_dataset
+from potloc_fast.errors import InputError
 from potloc_fast.losses import total_loss
 
 # Without what is drawn at random in each process. Batches of 3 and 1 recordings: the second process computes one of the
@@ -127,11 +128,23 @@ def test_two_processes_write_the_same_files(alone: Run, shared: Run) -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_first_process_writes_while_the_others_wait(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     calls: list[str] = []
+    refusals: list[InputError | None] = [None, None]  # what the processes hold
+
+    def collect(refusal: InputError | None) -> list[InputError | None]:
+        calls.append("waited")
+        refusals[number] = refusal
+        return refusals
+
+    def refuse() -> None:
+        raise InputError("no room")
+
     monkeypatch.setattr(distributed, "rank", lambda: number)
-    monkeypatch.setattr(distributed, "ranks", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "barrier", lambda: calls.append("waited"))
+    monkeypatch.setattr(distributed, "collect", collect)
     distributed.once(calls.append, "written")
     assert calls == (["written", "waited"] if number == 0 else ["waited"])
+    refusals[0] = InputError("no room")
+    with pytest.raises(InputError, match="no room"):  # in all processes
+        distributed.once(refuse)
 
 
 def test_two_processes_predict_as_one_does(alone: Run, tmp_path: Path) -> None:
