@@ -85,7 +85,10 @@ def train(
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES_HELP)] = None,
     run_dir: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/run"),
-    steps: Annotated[str, typer.Option(help="Steps to run, comma-separated.")] = "base,pseudo-labels,potloc,detect",
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Steps to run, comma-separated: base, pseudo-labels, potloc, detect.", show_default="all"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
 ) -> None:
     """Train both stages from point labels, detect in the test recordings, and score."""
@@ -93,7 +96,7 @@ def train(
 
     settings = load_config(config, overrides or ())
     with _going_on("the same command with --resume goes on"):
-        _run_pipeline(settings, run_dir, steps.split(","), resume)
+        _run_pipeline(settings, run_dir, steps and steps.split(","), resume)
 
 
 @app.command(epilog="Example: potloc-fast ablate levels hapt data.root=hapt.zip train.epochs=20 --jobs 2")
@@ -316,7 +319,7 @@ def demo(
             root = SHARED_ARCHIVE if SHARED_ARCHIVE.is_file() else fetch_hapt(Path.home() / ".cache" / "potloc_fast")
         config = load_config("hapt", [f"data.root={json.dumps(str(root))}"])
     with _going_on(f"potloc-fast train {run_dir / 'config.yaml'} --run-dir {run_dir} --resume goes on"):
-        run = _run_pipeline(config, run_dir, ["base", "pseudo-labels", "potloc", "detect"])
+        run = _run_pipeline(config, run_dir)
         _write_example(run)
 
 
@@ -375,7 +378,7 @@ def _picture(path: Path) -> Iterator[Path]:
         print(f"warning: {path}: a picture was left out: {reason}", file=sys.stderr)
 
 
-def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool = False) -> Run:
+def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None, resume: bool = False) -> Run:
     """Train, then print the tables and draw the pictures of the run."""
     from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.train import evaluate_run, train
@@ -383,7 +386,9 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool
 
     run = train(config, run_dir, steps, resume)  # type: ignore[arg-type]  # checked there
     found = run.folder / "potloc" / "detections.json"
-    if "detect" in steps and found.is_file():
+    # Without the step, what is there may be of an earlier training.
+    detected = (steps is None or "detect" in steps) and found.is_file()
+    if detected:
         _plot_recordings(run)
     if rank() > 0:
         return run
@@ -392,15 +397,14 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str], resume: bool
         if (run.folder / stage / "metrics.jsonl").is_file():
             with _picture(run.folder / "plots" / f"{stage}_losses.png") as picture:
                 plot_losses(run.folder / stage / "metrics.jsonl", picture)
-        # Without the step, what is there may be of an earlier training.
-        if "detect" in steps and (run.folder / stage / "evaluation.json").is_file():
+        if detected and (run.folder / stage / "evaluation.json").is_file():
             result = evaluate_run(run, stage)
             table.add_row(title, *(f"{value:.1f}" for value in result.map), f"{result.mean:.1f}")
             if stage == "potloc":
                 console.print(result.table())
     if table.row_count:
         console.print(table)
-    if "detect" in steps and found.is_file():
+    if detected:
         print(f"detections: {found}" if table.row_count else f"detections, with no ground truth to score them: {found}")
     print(f"everything is in {run.folder}")
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
                 section[part] = {}
             section = section[part]
         section[last] = _parse(text, f"override {key}")
+        _settle(values, [key])
     return parse_config(values, str(source))
 
 
@@ -86,7 +87,37 @@ def _read(source: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected a mapping of keys to values, got {type(values).__name__}")
     base = values.pop("preset", None)
-    return values if base is None else merge(_read(base), values)
+    if base is None:
+        return values
+    below = _read(base)
+    _settle(below, _leaves(values))
+    return merge(below, values)
+
+
+def _settle(values: dict[str, Any], keys: Iterable[str]) -> None:
+    """Keys that are set are not derived any more."""
+    if isinstance(values.get("auto"), list):
+        values["auto"] = [key for key in values["auto"] if key not in set(keys)]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of nested values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """The value of a dotted key in nested mappings.
+
+    >>> nested("train.epochs", 5)
+    {'train': {'epochs': 5}}
+    """
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def _parse(text: str, name: str) -> Any:

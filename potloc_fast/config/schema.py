@@ -24,6 +24,7 @@ Switch = Annotated[
     Literal["auto", "on", "off"],  # the last two are booleans in YAML
     BeforeValidator(lambda value: ("off", "on")[value] if isinstance(value, bool) else value),
 ]
+DerivedKey = Literal["train.length", "train.batch_size", "train.epochs", "train.warmup_epochs", "loss.topk_ratio"]
 PointDistribution = Literal["gaussian", "uniform", "centre", "start", "end", "human"]
 
 
@@ -328,9 +329,10 @@ class BaseStage(Section):
 class PseudoLabelConfig(Section):
     """Algorithm 1."""
 
-    variant: Literal["paper", "released", "fused"] = "paper"
+    variant: Literal["paper", "released", "fused", "aligned"] = "paper"
     """To the letter of the paper; as the authors' code does it: every point gets a label; or past both: boundaries
-    from all proposals that hold a point."""
+    from all proposals that hold a point; or from the features alone, without a base model (`engine.align`), and
+    "released" from the second round on."""
     centre_prior: bool = False
     """Assume that points lie near the middle of their instances ("fused" only)."""
 
@@ -367,6 +369,9 @@ class Config(Section):
     """A whole run. The top-level sections `model`, `loss`, `train` and `detect` are those of the POTLoc model."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    auto: tuple[DerivedKey, ...] = ()
+    """Keys whose values follow from the training recordings and their points when training starts. A key that is set
+    in a later file or override is none of them any more; in the run's config.yaml all are resolved."""
     supervision: Literal["pseudo-labels", "ground-truth", "proposals", "points"] = "pseudo-labels"
     """What the POTLoc model learns from; all but the first are there for comparison."""
     rounds: PositiveInt = 1
@@ -383,6 +388,11 @@ class Config(Section):
     detect: DetectConfig = DetectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def uses_base(self) -> bool:
+        """Whether the base model is trained: not where its proposals would be read by nothing."""
+        return self.supervision != "pseudo-labels" or self.pseudo_labels.variant != "aligned"
 
     @field_validator("base")
     @classmethod

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from potloc_fast.config import Config, dump_config, parse_config
-from potloc_fast.config.load import merge
+from potloc_fast.config.load import merge, nested
 from potloc_fast.config.schema import NmsConfig
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from potloc_fast.engine.train import Step
 
 Settings = Mapping[str, str]
 
@@ -88,10 +91,7 @@ def _one_key(column: str, path: str, values: Sequence[Any]) -> list[Arm]:
     """An arm for each value of one key."""
     arms = []
     for value in values:
-        changes: Any = value
-        for key in reversed(path.split(".")):
-            changes = {key: changes}
-        arms.append(Arm({column: "whole" if value is None else str(value)}, changes))
+        arms.append(Arm({column: "whole" if value is None else str(value)}, nested(path, value)))
     return arms
 
 
@@ -116,7 +116,7 @@ _KEYS: dict[str, tuple[str, Sequence[Any]]] = {
     "gamma": ("loss.gamma", (0, 1, 2, 3)),
     "points": ("data.points", ("gaussian", "uniform", "start", "end", "human")),
     "kept-points": ("data.kept_points", (1.0, 0.75, 0.5, 0.25)),
-    "algorithm": ("pseudo_labels.variant", ("paper", "released", "fused")),
+    "algorithm": ("pseudo_labels.variant", ("paper", "released", "fused", "aligned")),
     "rounds": ("rounds", (1, 2, 3)),
 }
 STUDIES: dict[str, str] = {
@@ -175,7 +175,7 @@ def ablate(
         for seed in seeds
     ]
     folders = [out / study / arm.folder / f"seed_{seed}" for arm, seed, _ in runs]
-    bases = {base_folder(out, changed): _base_config(changed) for _, _, changed in runs}
+    bases = {base_folder(out, changed): _base_config(changed) for _, _, changed in runs if changed.uses_base}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[str] = []
     context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
@@ -183,9 +183,10 @@ def ablate(
     for number in range(jobs):
         numbers.put(number)
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=take_gpu, initargs=(numbers,)) as pool:
-        first: list[Task] = [(folder, changed, None) for folder, changed in bases.items()]
+        first: list[Task] = [(folder, changed, ("base",), None) for folder, changed in bases.items()]
         second: list[Task] = [
-            (folder, changed, base_folder(out, changed)) for folder, (_, _, changed) in zip(folders, runs, strict=True)
+            (folder, changed, steps_after_base(changed), base_folder(out, changed) if changed.uses_base else None)
+            for folder, (_, _, changed) in zip(folders, runs, strict=True)
         ]
         for tasks in (first, second):
             futures = {pool.submit(_run, task, threads): task[0] for task in tasks}
@@ -215,6 +216,11 @@ def base_folder(out: Path, config: Config) -> Path:
     return out / "base" / sha256(dump_config(_base_config(config)).encode()).hexdigest()[:12]
 
 
+def steps_after_base(config: Config) -> tuple[Step, ...]:
+    """What a run does that takes its base model, if it needs one, from elsewhere."""
+    return ("pseudo-labels", "potloc", "detect") if config.supervision == "pseudo-labels" else ("potloc", "detect")
+
+
 def take_gpu(numbers: SimpleQueue[int]) -> None:
     """Give this process the next of the machine's GPUs, in turns, the way torchrun would (see `pick_device`)."""
     import torch
@@ -222,27 +228,24 @@ def take_gpu(numbers: SimpleQueue[int]) -> None:
     os.environ["LOCAL_RANK"] = str(numbers.get() % max(1, torch.cuda.device_count()))
 
 
-Task: TypeAlias = tuple[Path, Config, Path | None]
-"""The folder and the configuration of a run, and the run of the base model whose proposals it uses; None trains one."""
+Task: TypeAlias = tuple[Path, Config, Sequence["Step"], Path | None]
+"""The folder, the configuration and the steps of a run, and the run whose base model's proposals it uses, if any."""
 
 
 def _run(task: Task, threads: int) -> str | None:
     """Do one run in a process of its own, with what it prints in train.log; returns what went wrong, in a sentence."""
     import torch
 
-    from potloc_fast.engine.train import Step, train
+    from potloc_fast.engine.train import train
 
-    folder, config, base = task
+    folder, config, steps, base = task
     torch.set_num_threads(threads)
-    done = folder / ("potloc/evaluation.json" if base else "base/proposals.json")
+    done = folder / ("potloc/evaluation.json" if "detect" in steps else "base/proposals.json")
     if done.is_file() and (folder / "config.yaml").read_text(encoding="utf-8") == dump_config(config):
         return None
     folder.mkdir(parents=True, exist_ok=True)
     if base is not None:
         write_bytes(folder / "base" / "proposals.json", (base / "base" / "proposals.json").read_bytes())
-    steps: list[Step] = ["base"] if base is None else ["potloc", "detect"]
-    if base is not None and config.supervision == "pseudo-labels":
-        steps.append("pseudo-labels")
     with (
         (folder / "train.log").open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),

@@ -23,6 +23,8 @@ from potloc_fast.data.listing import Listing
 from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.data.recording import training_faults
 from potloc_fast.data.resident import resident
+from potloc_fast.engine.align import align
+from potloc_fast.engine.derive import derive
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
 from potloc_fast.engine.distributed import join, once, rank
@@ -79,12 +81,15 @@ def load_dataset(config: Config) -> Dataset:
     return thin_points(dataset, data.kept_points, seed=config.seed)
 
 
-def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step] = STEPS, resume: bool = False) -> Run:
+def train(
+    config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step] | None = None, resume: bool = False
+) -> Run:
     """Run the main job, or some steps of it, into a folder.
 
     - "base" trains the base model on points and writes its proposals for the training recordings
       (base/proposals.json);
-    - "pseudo-labels" turns proposals into pseudo_labels.json (Algorithm 1);
+    - "pseudo-labels" turns proposals into pseudo_labels.json (Algorithm 1), or draws them from points and features
+      alone (`align`);
     - "potloc" trains the POTLoc model on them, or on what `supervision` names instead; of several `rounds` each but the
       last writes proposals and pseudo-labels for the next (round_1/ and so on);
     - "detect" detects with both models in the subset `evaluate.subset` and writes what each scores
@@ -99,7 +104,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
         config: a configuration, or what `load_config` takes.
         run_dir: the folder to write to. What an earlier run left of what the steps write is removed first, unless this
             one is resumed.
-        steps: which steps to run, always in the order above.
+        steps: which steps to run, always in the order above; by default all, but "base" where nothing reads what it
+            writes.
         resume: go on with a run that was interrupted: models that were trained are kept, and one that was being trained
             goes on after its last whole epoch. On the CPU, with as many processes and threads, the outcome is that of a
             run without a break.
@@ -114,6 +120,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     """
     if not isinstance(config, Config):
         config = load_config(config)
+    if steps is None:
+        steps = [step for step in STEPS if step != "base" or config.uses_base]
     for step in steps:
         if step not in STEPS:
             raise InputError(f"{step}: expected steps among {', '.join(STEPS)}")
@@ -121,7 +129,8 @@ def train(config: Config | str | Path, run_dir: str | Path, steps: Sequence[Step
     for fault in training_faults(dataset, config.evaluate.subset if "detect" in steps else None):
         raise InputError(fault.message)
     recordings = dataset.subset("train")
-    notes = list(dataset.notes)
+    config, reasons = derive(config, recordings)
+    notes = [*dataset.notes, *reasons]
     if "detect" in steps and dataset.only_trains and config.evaluate.subset != "train":
         steps = [step for step in steps if step != "detect"]
         notes.append(f"{dataset.name}: all recordings are there to train on, so that nothing is detected in")
@@ -174,7 +183,11 @@ def _run_steps(
         _train_stage(run, "base", dataset, data, resume, device)
         once(write_detections, run.folder / "base" / "proposals.json", _detect(run, "base", recordings, device))
     if "pseudo-labels" in steps:
-        once(_write_pseudo_labels, run, "base", recordings, run.folder / "pseudo_labels.json")
+        labels = run.folder / "pseudo_labels.json"
+        if config.pseudo_labels.variant != "aligned":
+            once(_write_pseudo_labels, run, "base", recordings, labels)
+        elif not (resume and labels.is_file()):
+            once(_write_aligned, run, dataset, recordings, device)
     if "potloc" in steps:
         labels = run.folder / "pseudo_labels.json"
         for stage in (*(f"round_{number}" for number in range(1, config.rounds)), "potloc"):
@@ -230,8 +243,17 @@ def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> P
 def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording], path: Path) -> None:
     """Run Algorithm 1 on the proposals of a stage."""
     proposals = read_detections(run.folder / stage / "proposals.json")
-    labels = generate(proposals, collect_points(recordings, run.classes), **run.config.pseudo_labels.model_dump())
+    options = run.config.pseudo_labels.model_dump()
+    if options["variant"] == "aligned":
+        options["variant"] = "released"
+    labels = generate(proposals, collect_points(recordings, run.classes), **options)
     write_json(path, labels.to_results())
+
+
+def _write_aligned(run: Run, dataset: Dataset, recordings: Sequence[Recording], device: torch.device) -> None:
+    points = collect_points(recordings, run.classes)
+    labels = align(dataset, points, seed=run.config.seed, device=device)
+    write_json(run.folder / "pseudo_labels.json", labels.to_results())
 
 
 def supervision_of(run: Run, recordings: Sequence[Recording], pseudo_labels: Path) -> LabelledSegments | None:
@@ -265,7 +287,7 @@ def supervision_of(run: Run, recordings: Sequence[Recording], pseudo_labels: Pat
 
 def _check_earlier_steps(folder: Path, steps: Sequence[Step], config: Config) -> None:
     """Refuse steps that need what neither an earlier run nor another of them writes."""
-    needs = {"pseudo-labels": ("base", "base/proposals.json")}
+    needs = {"pseudo-labels": ("base", "base/proposals.json")} if config.uses_base else {}
     if config.supervision == "pseudo-labels":
         needs["potloc"] = ("pseudo-labels", "pseudo_labels.json")
     elif config.supervision == "proposals":

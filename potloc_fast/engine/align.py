@@ -1,0 +1,217 @@
+"""Pseudo-labels from points and features alone: what looks like the labelled moments, between these moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from potloc_fast.data import Dataset, Recording
+from potloc_fast.evaluation.segments import Segments
+from potloc_fast.forced_alignment import force_align
+from potloc_fast.models.snippets import SnippetClassifier
+from potloc_fast.pseudo_labels import Points, PseudoLabels
+
+ROUNDS = 5
+STEPS = 100  # of training in a round
+BATCH, CROP = 16, 256  # crops in a step, snippets in a crop
+RATE = 1e-3
+FIRST_REACH = 0.25  # of the way to its neighbours, and of the usual way, that a segment reaches at first
+BLOCK = 1 << 14  # snippets that are classified together: a recording may be larger than memory
+OUTLIERS = 0.01  # a probability that every class has in every snippet, whatever the classifier says
+DURATION_WEIGHT = 2.0  # snippets that follow each other are no independent evidence: their usual length counts for more
+SPREAD = 0.15  # least deviation of the lengths of a class, over the usual length
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    """Points of a recording that follow each other.
+
+    Attributes:
+        recording: the recording.
+        snippets: int64[N], strictly ascending.
+        classes: int64[N].
+        origin: int64[N], index of each point; -1 where it stands here as a neighbour alone.
+    """
+
+    recording: Recording
+    snippets: Integers
+    classes: Integers
+    origin: Integers
+
+
+def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) -> PseudoLabels:
+    """Find a segment for each point, without a base model and without thresholds.
+
+    It is the training of a hidden Markov model whose emissions are a classifier's (Bourlard and Morgan 1994), by turns:
+
+    1. A `SnippetClassifier` learns the segments as they are: their classes, and the background between them.
+    2. Viterbi's algorithm (`force_align`) draws all segments of a recording anew, each around its point, with
+
+           g_c(t) = ln(p(c | x_t) + 0.01) - ln pi_c - ln(p(b | x_t) + 0.01) + ln pi_b
+
+       and the usual length of each class. pi is the share that a class, or the background b, had in what was learned.
+
+    The shares settle how much background there is. Where half of a uniform action is labelled, the classifier gives
+    each of its snippets one half. That is far more than the class has elsewhere, and less than the background has
+    there: so the label grows. Where a label reaches into the background, it shrinks for the same reason.
+
+    The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
+    their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
+
+    Points in the same snippet can't follow each other: they are aligned by turns, each among the others.
+
+    Args:
+        dataset: recordings, of which those with points are learned from.
+        points: their points, at least one.
+        seed: of weights, crops and dropout.
+        device: what to train on.
+
+    Returns:
+        A pseudo-label for each point, in the order of the points; its score is the mean probability of its class in
+        its snippets.
+    """
+    chains = list(_chains(dataset, points))
+    recordings = {chain.recording.id: chain.recording for chain in chains}
+    classes = len(points.labels)
+    mean, std = (torch.from_numpy(values) for values in dataset.feature_stats("train"))
+    segments = _first_segments(chains)
+    for number in track(range(ROUNDS), "align", transient=True):
+        targets = _targets(chains, segments, classes)
+        counts = np.bincount(np.concatenate(list(targets.values())), minlength=classes + 1) + 1.0
+        duration, precision = _durations(chains, segments, classes, number)
+        torch.manual_seed(seed + number)
+        model = SnippetClassifier(len(mean), classes)
+        model.standardize.fit(mean, std)
+        _learn(model.to(device), recordings, targets, np.random.default_rng((seed, number)), device)
+        found = {name: _classify(model, recording, device) for name, recording in recordings.items()}
+        likelihood = {name: np.log(p + OUTLIERS) - np.log(counts / counts.sum()) for name, p in found.items()}
+        segments = [
+            force_align(own[:, :-1] - own[:, -1:], chain.snippets, chain.classes, duration, precision)
+            for chain in chains
+            for own in (likelihood[chain.recording.id],)
+        ]
+    return _pseudo_labels(points, chains, segments, found)
+
+
+def _chains(dataset: Dataset, points: Points) -> Iterator[_Chain]:
+    recordings = {recording.id: recording for recording in dataset.recordings}
+    for number, name in enumerate(points.videos):
+        origin = np.flatnonzero(points.video == number)
+        if not len(origin):
+            continue
+        recording = recordings[name]
+        snippets = recording.grid.snippet_of(points.time_sec[origin], len(recording.features))
+        order = np.lexsort((points.time_sec[origin], snippets))
+        distinct, first, count = np.unique(snippets[order], return_index=True, return_counts=True)
+        for turn in range(count.max()):
+            own = origin[order[first + np.minimum(turn, count - 1)]]
+            yield _Chain(recording, distinct, points.label[own], np.where(turn < count, own, -1))
+
+
+def _first_segments(chains: Sequence[_Chain]) -> list[Integers]:
+    """Segments that reach a part of the way to the neighbouring points."""
+    gaps = [np.diff(chain.snippets) for chain in chains]
+    usual = float(np.median(np.concatenate(gaps))) if any(map(len, gaps)) else np.inf
+    segments = []
+    for chain, gap in zip(chains, gaps, strict=True):
+        total = len(chain.recording.features)
+        way = np.minimum(np.concatenate(([usual], gap, [usual])), min(usual, total)) * FIRST_REACH
+        start = np.minimum(np.floor(chain.snippets + 0.5 - way[:-1]), chain.snippets)
+        end = np.maximum(np.ceil(chain.snippets + 0.5 + way[1:]), chain.snippets + 1)
+        start[1:] = np.maximum(start[1:], end[:-1])
+        segments.append(np.stack([start, end], axis=1).clip(0, total).astype(np.int64))
+    return segments
+
+
+def _targets(chains: Sequence[_Chain], segments: Sequence[Integers], background: int) -> dict[str, Integers]:
+    """What the snippets of each recording are. Where segments of several turns overlap, the first turn is learned."""
+    targets: dict[str, Integers] = {}
+    for chain, own in zip(chains, segments, strict=True):
+        target = targets.setdefault(chain.recording.id, np.full(len(chain.recording.features), background))
+        for (start, end), label in zip(own, chain.classes, strict=True):
+            part = target[start:end]
+            part[part == background] = label
+    return targets
+
+
+def _durations(
+    chains: Sequence[_Chain], segments: Sequence[Integers], classes: int, number: int
+) -> tuple[Floats, Floats]:
+    """The usual length of each class, and the weight of a squared deviation from it, in snippets."""
+    label = np.concatenate([chain.classes for chain in chains])
+    length = np.concatenate([own[:, 1] - own[:, 0] for own in segments]).astype(np.float64)
+    duration, precision = np.zeros((2, classes))
+    for name in np.flatnonzero(np.bincount(label, minlength=classes) > 1):
+        own = length[label == name]
+        usual = np.median(own)
+        spread = 1.4826 * np.median(np.abs(own - usual))  # a deviation that outliers don't move
+        spread = max(spread, usual * max(SPREAD, 1 / (number + 1) ** 2), 0.5)
+        duration[name], precision[name] = usual, DURATION_WEIGHT / (2 * spread**2)
+    return duration, precision
+
+
+def _learn(
+    model: SnippetClassifier,
+    recordings: dict[str, Recording],
+    targets: dict[str, Integers],
+    rng: np.random.Generator,
+    device: torch.device,
+) -> None:
+    """Train on random crops, each snippet with the same chance."""
+    names = list(targets)
+    lengths = np.array([len(targets[name]) for name in names])
+    size = min(CROP, int(lengths.max()))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    model.train()
+    for _ in range(STEPS):
+        features = np.zeros((BATCH, size, len(model.standardize.mean)), np.float32)
+        label = np.full((BATCH, size), -1)
+        for row, pick in enumerate(rng.choice(len(names), BATCH, p=lengths / lengths.sum())):
+            first = int(rng.integers(max(1, lengths[pick] - size + 1)))
+            own = targets[names[pick]][first : first + size]
+            features[row, : len(own)] = recordings[names[pick]].features[first : first + size]
+            label[row, : len(own)] = own
+        batch, target = torch.from_numpy(features).to(device), torch.from_numpy(label).to(device)
+        loss = F.cross_entropy(model(batch, target >= 0).flatten(0, 1), target.flatten(), ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+@torch.no_grad()
+def _classify(model: SnippetClassifier, recording: Recording, device: torch.device) -> Floats:
+    """The probabilities `[T, C + 1]` of a recording's snippets."""
+    reach, total = model.conv.kernel_size[0] // 2, len(recording.features)
+    parts: list[Tensor] = []
+    for first in range(0, total, BLOCK):
+        low = max(0, first - reach)
+        block = np.asarray(recording.features[low : first + BLOCK + reach], dtype=np.float32)
+        logits = model(torch.from_numpy(np.array(block))[None].to(device))[0]
+        parts.append(logits[first - low :][:BLOCK].softmax(dim=1).double().cpu())
+    return torch.cat(parts).numpy()
+
+
+def _pseudo_labels(
+    points: Points, chains: Sequence[_Chain], segments: Sequence[Integers], found: dict[str, Floats]
+) -> PseudoLabels:
+    start_sec, end_sec, score = np.zeros((3, len(points)))
+    for chain, own in zip(chains, segments, strict=True):
+        for (start, end), label, origin in zip(own, chain.classes, chain.origin, strict=True):
+            if origin >= 0:
+                start_sec[origin], end_sec[origin] = chain.recording.grid.to_sec(np.array([start, end], np.float64))
+                score[origin] = found[chain.recording.id][start:end, label].mean()
+    columns = (points.video, points.label, start_sec, end_sec, score)
+    return PseudoLabels(Segments(points.videos, points.labels, *columns), points.time_sec)

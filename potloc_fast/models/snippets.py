@@ -1,0 +1,51 @@
+"""A classifier of snippets that sees little of their surroundings."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potloc_fast.models.layers import Standardize
+
+
+class SnippetClassifier(nn.Module):
+    """Two convolutions from features to logits of the classes and the background, which exclude each other.
+
+    It sees `reach` snippets to either side, which is little on purpose: where in an action a snippet lies it can hardly
+    tell, so that all that looks alike is called the same.
+
+    Args:
+        features: channels of a snippet.
+        classes: number of classes C.
+        hidden: channels between the two convolutions.
+        reach: snippets seen to either side.
+        dropout: rate of dropout before the second one.
+
+    Example:
+        >>> SnippetClassifier(features=6, classes=3)(torch.zeros(2, 10, 6)).shape
+        torch.Size([2, 10, 4])
+    """
+
+    def __init__(self, features: int, classes: int, hidden: int = 128, reach: int = 2, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.standardize = Standardize(features)
+        self.conv = nn.Conv1d(features, hidden, 2 * reach + 1, padding=reach)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes + 1)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Classify snippets.
+
+        Args:
+            features: `Tensor[B, T, F]`.
+            mask: `Tensor[B, T]` of bool, True where a snippet is real; all are where it is None.
+
+        Returns:
+            `Tensor[B, T, C + 1]`, the last channel is the background.
+        """
+        mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
+        x = self.conv(self.standardize(features, mask).transpose(1, 2)).transpose(1, 2)
+        return cast(Tensor, self.classifier(self.dropout(F.relu(x))))
