@@ -194,7 +194,7 @@ def _learn(
 @torch.no_grad()
 def _classify(model: SnippetClassifier, recording: Recording, device: torch.device) -> Floats:
     """The probabilities `[T, C + 1]` of a recording's snippets."""
-    reach, total = model.conv.kernel_size[0] // 2, len(recording.features)
+    reach, total = model.reach, len(recording.features)
     parts: list[Tensor] = []
     for first in range(0, total, BLOCK):
         low = max(0, first - reach)

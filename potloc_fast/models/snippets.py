@@ -32,7 +32,9 @@ class SnippetClassifier(nn.Module):
     def __init__(self, features: int, classes: int, hidden: int = 128, reach: int = 2, dropout: float = 0.2) -> None:
         super().__init__()
         self.standardize = Standardize(features)
-        self.conv = nn.Conv1d(features, hidden, 2 * reach + 1, padding=reach)
+        self.reach = reach
+        # Over an image of height 1, channels last, which is read where it lies (see `TemporalConv`).
+        self.conv = nn.Conv2d(features, hidden, (1, 2 * reach + 1), padding=(0, reach))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, classes + 1)
 
@@ -47,5 +49,5 @@ class SnippetClassifier(nn.Module):
             `Tensor[B, T, C + 1]`, the last channel is the background.
         """
         mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
-        x = self.conv(self.standardize(features, mask).transpose(1, 2)).transpose(1, 2)
+        x = self.conv(self.standardize(features, mask).transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
         return cast(Tensor, self.classifier(self.dropout(F.relu(x))))

@@ -1,0 +1,95 @@
+"""Labels from points and features alone, on recordings whose boundaries are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from potloc_fast.config.schema import PointDistribution
+from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
+from potloc_fast.data.points import draw_points
+from potloc_fast.engine.align import align
+from potloc_fast.engine.train import collect_points
+from potloc_fast.pseudo_labels import PseudoLabels
+
+GRID = Grid(fps=10, window=1, stride=1)
+
+
+def recordings(background: float, count: int = 6, actions: int = 12) -> Dataset:
+    """Two classes and the background, each around a mean of its own; the background's share is as given."""
+    rng = np.random.default_rng(0)
+    means = 2 * rng.standard_normal((3, 8))
+    made = []
+    for number in range(count):
+        parts, instances, at = [], [], 0
+        for _ in range(actions):
+            label, length = int(rng.integers(2)), int(rng.integers(8, 13))
+            gap = round(length * background / (1 - background)) + int(rng.integers(2))
+            parts += [means[2] + rng.standard_normal((gap, 8)), means[label] + rng.standard_normal((length, 8))]
+            instances.append(Instance("ab"[label], (at + gap) / 10, (at + gap + length) / 10))
+            at += gap + length
+        features = np.concatenate(parts).astype(np.float32)
+        made.append(Recording(f"r{number}", features, GRID, "train", tuple(instances)))
+    return Dataset("made", ("a", "b"), tuple(made))
+
+
+def aligned(dataset: Dataset) -> PseudoLabels:
+    return align(dataset, collect_points(dataset.recordings, dataset.classes), seed=0, device=torch.device("cpu"))
+
+
+def overlaps(dataset: Dataset, labels: PseudoLabels) -> np.ndarray:
+    """tIoU of each label with the instance that its point was drawn from."""
+    truth = [item for recording in dataset.recordings for item in recording.instances]
+    start, end = np.array([(item.start_sec, item.end_sec) for item in truth]).T
+    own_start, own_end = labels.segments.start_sec, labels.segments.end_sec
+    shared = np.minimum(end, own_end) - np.maximum(start, own_start)
+    return shared.clip(0) / (np.maximum(end, own_end) - np.minimum(start, own_start))
+
+
+@pytest.mark.parametrize("points", ["gaussian", "uniform", "start"])
+@pytest.mark.parametrize("background", [0.1, 0.5, 0.8])
+def test_labels_find_the_boundaries_however_much_background_there_is(
+    background: float, points: PointDistribution
+) -> None:
+    dataset = draw_points(recordings(background), points, seed=0)
+    assert np.median(overlaps(dataset, aligned(dataset))) > 0.85
+
+
+def test_it_repeats() -> None:
+    dataset = draw_points(recordings(0.4, count=2), "gaussian", seed=0)
+    first, second = aligned(dataset), aligned(dataset)
+    assert first.to_results() == second.to_results()
+
+
+def test_every_point_has_a_label_that_holds_it_in_its_place() -> None:
+    dataset = draw_points(recordings(0.4, count=3), "gaussian", seed=0)
+    # Two clicks in one snippet, of both classes, in a recording that begins with its last point.
+    crowded = dataset.recordings[0]
+    points = (Point("b", crowded.points[0].time_sec), *crowded.points[::-1])
+    bare = replace(crowded, id="bare", points=(), features=crowded.features[:1])
+    dataset = replace(dataset, recordings=(replace(crowded, points=points), *dataset.recordings[1:], bare))
+    labels = aligned(dataset)
+    wanted = collect_points(dataset.recordings, dataset.classes)
+    assert np.array_equal(labels.point_sec, wanted.time_sec)
+    assert np.array_equal(labels.segments.label, wanted.label)
+    assert (labels.segments.start_sec <= wanted.time_sec + 1e-9).all()
+    assert (wanted.time_sec < labels.segments.end_sec + 1e-9).all()
+    assert ((labels.segments.score > 0) & (labels.segments.score <= 1)).all()
+
+
+def test_a_single_point_is_enough() -> None:
+    dataset = recordings(0.4, count=1, actions=1)
+    [recording] = dataset.recordings
+    [item] = recording.instances
+    recording = replace(recording, points=(Point(item.label, item.start_sec + 0.3),))
+    [[start, end]] = np.stack(
+        [
+            (labels := aligned(replace(dataset, recordings=(recording,)))).segments.start_sec,
+            labels.segments.end_sec,
+        ],
+        axis=1,
+    )
+    assert 0 <= start <= item.start_sec + 0.3 < end <= recording.duration_sec
