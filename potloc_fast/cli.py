@@ -389,7 +389,8 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None
     # Without the step, what is there may be of an earlier training.
     detected = (steps is None or "detect" in steps) and found.is_file()
     if detected:
-        _plot_recordings(run)
+        with _picture(run.folder / "plots"):
+            _plot_recordings(run)
     if rank() > 0:
         return run
     table = Table("model", *(f"{t:g}" for t in config.evaluate.tiou), "mean", title="mAP (%) at tIoU")
@@ -423,7 +424,8 @@ def _plot_recordings(run: Run) -> None:
     detections = [predict(run, [recording]) for recording in shown.values()]
     if rank() > 0:
         return
-    labels = read_pseudo_labels(run.folder / "pseudo_labels.json").segments
+    path = run.folder / "pseudo_labels.json"
+    labels = read_pseudo_labels(path).segments if path.is_file() else None
     for (subset, recording), found, curves in zip(
         shown.items(), detections, score_curves(run, list(shown.values())), strict=True
     ):

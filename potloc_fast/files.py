@@ -58,9 +58,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     target, replaced = Path(os.path.realpath(path)), replaceable(path)
     folder = target.parent if replaced else Path(tempfile.gettempdir())
-    if path.is_dir():
-        raise InputError(f"{path}: expected a file to write, got: {os.strerror(errno.EISDIR)}")
     _check_locks(target)
+    with writing(path, "a file to write"):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     with writing(path.parent, "a folder to write to"):
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=TEMPORARY, suffix=path.suffix)
@@ -177,7 +178,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 def _check_locks(target: Path) -> None:
     """Refuse to write below a folder that this process has locked, and that is no longer where it was."""
-    for handle, folder in _locked.items():
+    for handle, folder in tuple(_locked.items()):
         if target.is_relative_to(folder):
             there = False
             with suppress(OSError):

@@ -330,6 +330,13 @@ def test_a_picture_that_fails_is_a_warning(
     assert f"everything is in {tmp_path / 'run'}" in out
 
 
+def test_pictures_need_no_pseudo_labels(call: Call, tmp_path: Path) -> None:
+    arguments = ("train", "synthetic", *TINY, "supervision=points", "--run-dir", tmp_path / "run")
+    status, _, err = call(*arguments, "--steps", "potloc,detect")
+    assert (status, err) == (0, "")
+    assert len(list((tmp_path / "run" / "plots").iterdir())) == 3
+
+
 def test_no_picture_goes_beside_a_pipe(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:
     pipe, found = tmp_path / "pipe", []
     os.mkfifo(pipe)

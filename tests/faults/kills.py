@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import potloc_fast
-from potloc_fast.config import Config, dump_config, load_config
+from potloc_fast.config import Config, load_config
 from potloc_fast.errors import InputError
 
 TINY = (
@@ -112,8 +112,10 @@ def content(folder: Path) -> dict[str, Any]:
     return found
 
 
-def chain(number: int, folder: Path, config: Config, before: Callable[[Path], None], total: int) -> tuple[int, str]:
-    """Kill and resume a run some times, then let it end.
+def chain(
+    number: int, folder: Path, config: Config, written: bytes, before: Callable[[Path], None], total: int
+) -> tuple[int, str]:
+    """Kill and resume a run, whose config.yaml is `written`, some times, then let it end.
 
     Returns:
         How often it was killed, and what went wrong; empty where nothing did.
@@ -130,7 +132,7 @@ def chain(number: int, folder: Path, config: Config, before: Callable[[Path], No
             break
         kills += 1
         path = folder / "config.yaml"
-        began = path.is_file() and path.read_text() == dump_config(config)  # else there is nothing to resume
+        began = path.is_file() and path.read_bytes() == written  # else there is nothing to resume
         for log in folder.glob("*/metrics.jsonl") if draw.random() < 0.3 else ():
             if not log.with_name("model.safetensors").exists():
                 with log.open("a") as file:
@@ -170,7 +172,7 @@ def main() -> int:
         while kills < options.count:
             folder = root / "run"
             start = (lambda _: None, over_finished, over_killed)[number % 3]
-            count, failure = chain(number, folder, config, start, total)
+            count, failure = chain(number, folder, config, expected["config.yaml"], start, total)
             if not failure:
                 found = content(folder)
                 differ = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
