@@ -231,6 +231,8 @@ def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording]
     """Run Algorithm 1 on the proposals of a stage."""
     proposals = read_detections(run.folder / stage / "proposals.json")
     labels = generate(proposals, collect_points(recordings, run.classes), **run.config.pseudo_labels.model_dump())
+    for note in labels.notes:
+        print(note, file=sys.stderr)
     write_json(path, labels.to_results())
 
 
