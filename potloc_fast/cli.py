@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
+from potloc_fast.names import file_name
 
 if TYPE_CHECKING:
     from potloc_fast.engine.run import Run
@@ -147,7 +148,8 @@ def import_released(
 def predict(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     files: Annotated[
-        list[Path], typer.Argument(help="Features, one .npy a recording, whose rows are snippets and columns channels.")
+        list[Path],
+        typer.Argument(help="Features, a file (.npy, .npz, .pt, .csv, .pkl) a recording or HDF5: rows are snippets."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")
@@ -159,6 +161,10 @@ def predict(
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to compute; by default as in training.")] = None,
+    trusted: Annotated[
+        bool,
+        typer.Option("--trusted", help="Load pickled features, which can run any code: only from those you trust."),
+    ] = False,
 ) -> None:
     """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures."""
     from potloc_fast.engine.distributed import rank
@@ -169,7 +175,7 @@ def predict(
     from potloc_fast.plots import plot_recording
 
     run = Run.open(run_dir)
-    recordings = read_recordings(run, files, snippet_sec)
+    recordings = read_recordings(run, files, snippet_sec, trusted)
     where: Any = None if device is None else device.value
     detections = predict(run, recordings, device=where)
     if rank() > 0:
@@ -180,7 +186,7 @@ def predict(
     for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
         console.print(_detection_table(detections, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
-            with _picture(output.with_name(f"{output.stem}_{recording.id}.png")) as picture:
+            with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
                 plot_recording(recording, run.classes, curves, detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
@@ -267,6 +273,8 @@ def pseudo_labels(
 
     found = read_points(points, fps)
     labels = generate(read_detections(proposals), found, variant.value, centre_prior=centre_prior)
+    for note in labels.notes:
+        print(f"warning: {note}", file=sys.stderr)
     write_json(output, labels.to_results())
     print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
 
@@ -317,7 +325,7 @@ def demo(
             root = Path(data)
         else:
             root = SHARED_ARCHIVE if SHARED_ARCHIVE.is_file() else fetch_hapt(Path.home() / ".cache" / "potloc_fast")
-        config = load_config("hapt", [f"data.root={json.dumps(str(root))}"])
+        config = load_config("hapt", [f"data.root={root}"])
     with _going_on(f"potloc-fast train {run_dir / 'config.yaml'} --run-dir {run_dir} --resume goes on"):
         run = _run_pipeline(config, run_dir)
         _write_example(run)
@@ -429,7 +437,7 @@ def _plot_recordings(run: Run) -> None:
     for (subset, recording), found, curves in zip(
         shown.items(), detections, score_curves(run, list(shown.values())), strict=True
     ):
-        with _picture(run.folder / "plots" / f"{subset}_{recording.id}.png") as picture:
+        with _picture(run.folder / "plots" / f"{subset}_{file_name(recording.id)}.png") as picture:
             plot_recording(recording, run.classes, curves, found, picture, labels)
 
 
@@ -441,7 +449,7 @@ def _write_example(run: Run) -> None:
     from potloc_fast.files import atomic
 
     recording = load_dataset(run.config).subset(run.config.evaluate.subset)[0]
-    path = run.folder / "example" / f"{recording.id}.npy"
+    path = run.folder / "example" / f"{file_name(recording.id)}.npy"
     with atomic(path) as temporary:
         np.save(temporary, np.asarray(recording.features))
     print(f"try: potloc-fast predict {run.folder} {path}")
@@ -475,7 +483,7 @@ def _thresholds(text: str) -> list[float]:
     except (ValueError, ZeroDivisionError, OverflowError):
         values = []
     if not values or not all(0 <= value <= 1 for value in values):
-        raise InputError(f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5 within 0 to 1, got {text!r}")
+        raise InputError(f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5 within 0 to 1, got {quote(text)}")
     return values
 
 

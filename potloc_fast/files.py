@@ -11,14 +11,21 @@ import shutil
 import socket
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from json.decoder import JSONObject  # type: ignore[attr-defined]
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote, shorten
+from potloc_fast.names import normalize
+
+LARGE = 1 << 26  # bytes of an unpacked file that is no burden, ...
+PACKED = 100  # ... and how much smaller a larger one may be while it is packed: text to a tenth, features to a half
 
 TEMPORARY = ".potloc-unfinished-"  # what the name of a file that is being written begins with
 LOCK = ".lock"
@@ -203,7 +210,11 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON to `path` in one step. NaN and infinity are refused, as JSON has neither."""
-    write_text(path, json.dumps(value, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise InputError(f"{path}: expected finite numbers to write, got NaN or infinity among them") from None
+    write_text(path, text + "\n")
 
 
 def read_text(path: str | Path) -> str:
@@ -220,23 +231,136 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path}: expected UTF-8 text, found other bytes at offset {error.start}") from None
     except OSError as error:
         raise InputError(f"{path}: expected a readable file, got: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{path}: expected the path of a file, got one with a NUL character") from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read the lines of a UTF-8 text file, without blanks around them, as `normalize` has them.
+
+    Only line ends end a line: what else Unicode or Python take for one may be part of a label.
+
+    Raises:
+        InputError: the file is missing, unreadable or not UTF-8.
+    """
+    return [line.strip() for line in normalize(read_text(path)).split("\n")]
+
+
+def listed(folder: str | Path, pattern: str = "*") -> list[Path]:
+    """The paths in a folder that match a pattern, sorted, without hidden ones, which systems leave beside files.
+
+    A folder that is none has none.
+    """
+    folder = Path(folder)
+    found = folder.glob(pattern) if os.path.isdir(folder) else ()  # unlike pathlib's, it answers for any path
+    return sorted(path for path in found if not is_hidden(path.relative_to(folder).as_posix()))
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of a relative path is hidden, as macOS' `._walk.npy` and what lies in `__MACOSX` are."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def check_members(archive: zipfile.ZipFile, path: str | Path) -> None:
+    """Refuse an archive that is small on disk and would fill the memory.
+
+    Raises:
+        InputError: a member is large, and packed as features and tables never are.
+    """
+    for member in archive.infolist():
+        packed = min(member.compress_size, archive.start_dir)  # the first is what the archive says of itself
+        if member.file_size > max(LARGE, PACKED * packed):
+            raise InputError(
+                f"{path}: expected files packed to a {PACKED}th at most, got {shorten(member.filename)} of "
+                f"{member.file_size} bytes in {packed}"
+            )
+
+
+def find_path(path: Path) -> Path:
+    """The file at a path, or the one beside it whose name is the same once normalized; the path where there is none."""
+    same = (other for other in listed(path.parent) if normalize(other.name) == normalize(path.name))
+    return path if os.path.exists(path) else next(same, path)
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; text in it is as `normalize` has it.
 
     Raises:
-        InputError: the file is missing, unreadable or not JSON.
+        InputError: the file is missing, unreadable or not JSON, or a key stands twice in an object.
     """
     text = read_text(path)
+    # A pair of key and value has a colon: where there are as many of both, no pair was lost to an equal key.
     try:
-        return from_json(text)
+        if text.isascii() and "\\u" not in text:
+            value = from_json(text)
+            if _pairs(value) == text.count(":"):
+                return value
     except ValueError:
         pass
-    # The standard library takes more (lone surrogates), and says best what is wrong and where.
+    # The standard library takes more (lone surrogates), says best what is wrong and where, and shows every pair.
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
     try:
-        return json.loads(text)
+        return _normalized(decoder.decode(text))
+    except _TwiceError as error:
+        raise InputError(
+            f"{path}: expected each key once, found {quote(error.key)} twice in {_object_with_two(text)}"
+        ) from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, got: {error}") from None
+
+
+class _TwiceError(Exception):
+    """A key that stands twice in an object."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _pairs(value: Any) -> int:
+    """The number of pairs of keys and values within a JSON value, or fewer where lists hold objects of many kinds."""
+    if type(value) is dict:
+        return len(value) + sum(map(_pairs, value.values()))
+    if type(value) is not list or set(map(type, value)) != {dict}:
+        return 0
+    alike = not any(map(_pairs, value[0].values()))  # hundreds of thousands of detections hold nothing further
+    return sum(map(len, value)) if alike else sum(map(_pairs, value))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        key = normalize(key)
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = _normalized(value)
+    return found
+
+
+def _normalized(value: Any) -> Any:
+    """Text, and text in lists, as `normalize` has it; objects are as `_unique` made them."""
+    if type(value) is str:
+        return normalize(value)
+    return list(map(_normalized, value)) if type(value) is list else value  # half as many frames as a loop takes
+
+
+def _object_with_two(text: str) -> str:
+    """Say where the innermost object begins in which a key stands twice: the standard library's decoder in Python."""
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    begin = 0
+
+    def parse_object(at: tuple[str, int], *rest: Any) -> Any:
+        nonlocal begin
+        try:
+            return JSONObject(at, *rest)
+        except _TwiceError:
+            begin = begin or at[1] - 1
+            raise
+
+    vars(decoder)["parse_object"] = parse_object
+    vars(decoder)["scan_once"] = py_make_scanner(decoder)
+    with suppress(_TwiceError, RecursionError):
+        decoder.decode(text)
+    line = text.count("\n", 0, begin) + 1
+    return f"the object that begins in line {line}, column {begin - text.rfind(chr(10), 0, begin)}"

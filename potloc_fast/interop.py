@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +17,8 @@ from torch import Tensor
 from potloc_fast.config import load_config
 from potloc_fast.data import Grid
 from potloc_fast.engine.run import Run, Stage
-from potloc_fast.errors import InputError
-from potloc_fast.files import locked, write_bytes
+from potloc_fast.errors import InputError, shorten
+from potloc_fast.files import check_members, locked, write_bytes
 from potloc_fast.models import BaseModel, POTLoc
 
 # What one of their tensors is here: a convolution [O, I, 3] is [3, O, I], one of width 1 [O, I, 1] is a matrix,
@@ -215,7 +216,12 @@ def _read(path: str | Path) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of another version, before the error that follows
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    check_members(archive, path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: expected a checkpoint, found none") from None
     except OSError as error:
@@ -234,7 +240,7 @@ def _read(path: str | Path) -> Mapping[str, Any]:
 
 
 def _some(state: Mapping[str, Any]) -> str:
-    return ", ".join(str(key) for key in list(state)[:3]) or "none"
+    return shorten(", ".join(str(key) for key in list(state)[:3])) or "none"
 
 
 def _shape(state: Mapping[str, Tensor], key: str, path: str | Path) -> tuple[int, int, int]:

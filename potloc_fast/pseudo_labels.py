@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import reprlib
 from array import array
 from dataclasses import dataclass
-from math import inf, isfinite, nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.compiled import compiled
-from potloc_fast.errors import InputError
+from potloc_fast.data.tables import read_table
+from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.evaluation.segments import Segments, renumber
-from potloc_fast.files import read_json, read_text
+from potloc_fast.files import read_json
 from potloc_fast.fused_labels import fuse
+from potloc_fast.names import find_name, find_names
 
 Variant = Literal["paper", "released", "fused"]
 
@@ -33,6 +32,7 @@ class Points:
         video: int64[N], index into `videos`.
         label: int64[N], index into `labels`.
         time_sec: float64[N], in seconds.
+        notes: a sentence for each thing that was left out.
     """
 
     videos: tuple[str, ...]
@@ -40,6 +40,7 @@ class Points:
     video: NDArray[np.int64]
     label: NDArray[np.int64]
     time_sec: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.video)
@@ -53,10 +54,12 @@ class PseudoLabels:
         segments: N segments with the label of their point and the score of the proposal that they come from, in the
             order of the points; `videos` and `labels` are those of the points.
         point_sec: float64[N], the points, in seconds.
+        notes: a sentence for each thing that was left out.
     """
 
     segments: Segments
     point_sec: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -83,8 +86,9 @@ def read_pseudo_labels(path: str | Path) -> PseudoLabels:
     for video, entries in value["results"].items():
         for number, entry in enumerate(entries):
             time = entry.get("point")
-            if not isinstance(time, int | float) or not isfinite(time):
-                raise InputError(f"{path}: results[{video!r}][{number}]: expected a point in seconds, got {time!r}")
+            if not isinstance(time, int | float) or not -inf < time < inf:
+                where = f"{path}: results[{quote(video)}][{number}]"
+                raise InputError(f"{where}: expected a point in seconds, got {quote(time)}")
             times.append(time)
     return PseudoLabels(segments, np.array(times, dtype=np.float64))
 
@@ -104,43 +108,54 @@ def read_points(path: str | Path, fps: str | Path) -> Points:
     """
     rates = read_json(fps)
     if not isinstance(rates, dict):
-        raise InputError(
-            f"{fps}: expected an object with the frames per second of each video, got {reprlib.repr(rates)}"
-        )
-    rows = csv.DictReader(io.StringIO(read_text(path)))
-    columns = ("class", "video_id", "point")
-    for column in columns:
-        if column not in (rows.fieldnames or ()):
-            raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {column!r}")
+        raise InputError(f"{fps}: expected an object with the frames per second of each video, got {quote(rates)}")
     videos: dict[str, int] = {}
     labels: dict[str, int] = {}
     video, label, time_sec = array("q"), array("q"), array("d")
-    for row in rows:
-        name, label_name, frame = ((row[column] or "").strip() for column in ("video_id", "class", "point"))
-        if not (name or label_name or frame):
-            continue
-        where = f"{path}: line {rows.line_num}"
-        if not name or not label_name:
-            raise InputError(f"{where}: expected a class and a video_id, got {label_name!r} and {name!r}")
-        if name not in rates:
-            raise InputError(f"{where}: expected the frames per second of video {name!r} in {fps}, found none")
+    for row in read_table(Path(path), ("class", "video_id", "point")):
+        name, frame = row.text("video_id"), row.number("point")
+        rate = rates.get(find_name(name, rates) or "", "no")
         try:
-            time = float(frame) / float(rates[name])
-        except (TypeError, ValueError, ZeroDivisionError):
+            time = frame / float(rate)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             time = nan
         if not 0 <= time < inf:
             raise InputError(
-                f"{where}: expected a frame number and a rate above 0, got point {frame!r} at {rates[name]!r} fps"
+                f"{path}: line {row.line}: expected a frame of 0 or more and a rate above 0, got {frame:g} at "
+                f"{shorten(str(rate))} fps of {quote(name)}, see {fps}"
             )
         video.append(videos.setdefault(name, len(videos)))
-        label.append(labels.setdefault(label_name, len(labels)))
+        label.append(labels.setdefault(row.text("class"), len(labels)))
         time_sec.append(time)
+    return merge_doubled(
+        Points(
+            videos=tuple(videos),
+            labels=tuple(labels),
+            video=np.array(video, dtype=np.int64),
+            label=np.array(label, dtype=np.int64),
+            time_sec=np.array(time_sec, dtype=np.float64),
+        ),
+        path,
+    )
+
+
+def merge_doubled(points: Points, source: str | Path = "points") -> Points:
+    """Take points that stand twice as one, with a note: each would halve what proposals say of the other."""
+    order = np.lexsort((points.time_sec, points.label, points.video))
+    columns = np.array((points.time_sec, points.label, points.video))[:, order]
+    doubled = order[1:][(columns[:, 1:] == columns[:, :-1]).all(axis=0)]
+    if not len(doubled):
+        return points
+    first = points.videos[points.video[doubled].min()]
+    note = f"{source}: points merged, as they stand twice: {len(doubled)}, the first in {first}"
+    kept = np.setdiff1d(np.arange(len(points)), doubled)
     return Points(
-        videos=tuple(videos),
-        labels=tuple(labels),
-        video=np.array(video, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        time_sec=np.array(time_sec, dtype=np.float64),
+        points.videos,
+        points.labels,
+        points.video[kept],
+        points.label[kept],
+        points.time_sec[kept],
+        (*points.notes, note),
     )
 
 
@@ -174,21 +189,26 @@ def generate(
         InputError: proposals and points share no video or no class, or `centre_prior` is given with another variant.
     """
     if variant not in get_args(Variant):
-        raise InputError(f"variant: expected one of {', '.join(get_args(Variant))}, got {variant!r}")
+        raise InputError(f"variant: expected one of {', '.join(get_args(Variant))}, got {quote(variant)}")
     if centre_prior and variant != "fused":
-        raise InputError(f"centre_prior: expected the variant fused with it, got {variant!r}")
+        raise InputError(f"centre_prior: expected the variant fused with it, got {quote(variant)}")
+    points = merge_doubled(points)
+    proposal_names = find_names(proposals.videos, points.videos, "proposals")
     for what, ours, theirs in (
-        ("videos", points.videos, proposals.videos),
+        ("videos", points.videos, tuple(proposal_names.values())),
         ("labels", points.labels, proposals.labels),
     ):
         if ours and theirs and not {*ours} & {*theirs}:
-            raise InputError(f"proposals: expected {what} of the points such as {ours[0]!r}, got {theirs[0]!r}")
+            raise InputError(
+                f"proposals: expected {what} of the points such as {quote(ours[0])}, got {quote(theirs[0])}"
+            )
 
     # A group is a video and a class. The points by group, then time; a proposal holds those in [first, last).
     group = points.video * len(points.labels) + points.label
     by_time = np.lexsort((points.time_sec, group))
     time, label = points.time_sec[by_time], points.label[by_time]
-    proposal_video = renumber(proposals.videos, {name: i for i, name in enumerate(points.videos)})[proposals.video]
+    by_video = {name: i for i, name in enumerate(points.videos)}
+    proposal_video = renumber(tuple(proposal_names.values()), by_video)[proposals.video]
     proposal_label = renumber(proposals.labels, {name: i for i, name in enumerate(points.labels)})[proposals.label]
     known = (proposal_video >= 0) & (proposal_label >= 0)
     proposal_group = np.where(known, proposal_video * len(points.labels) + proposal_label, -1)
@@ -215,7 +235,7 @@ def generate(
         end_sec=new_end[back],
         score=new_score[back],
     )
-    return PseudoLabels(segments, points.time_sec[origin])
+    return PseudoLabels(segments, points.time_sec[origin], points.notes)
 
 
 def _choose(

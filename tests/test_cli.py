@@ -507,7 +507,7 @@ RGB = "features/test/rgb/v3.npy"
         (lambda root: replace(root / "point_labels.csv", "point\n", "frame\n"), "expected a column point"),
         (lambda root: (root / "point_labels.csv").write_text("class,video_id,point\n"), "lacp: expected point labels"),
         (lambda root: truncate(root / "gt.json"), "gt.json: expected JSON, but line 1"),
-        (lambda root: replace(root / "gt.json", '"9.5"', '"soon"'), "got something else at v1"),
+        (lambda root: replace(root / "gt.json", '"9.5"', '"soon"'), "expected a label and a segment [start, end], got"),
         (lambda root: shutil.rmtree(root), "lacp: expected the folder or archive of a data set, found none"),
     ],
 )
@@ -656,7 +656,11 @@ def scored(tmp_path: Path) -> Path:
         (lambda f: replace(f / "found.json", "0.9", "NaN"), (), "found.json: results['v'][0]: expected a label, a"),
         (lambda f: replace(f / "found.json", "[0, 6]", "[6, 0]"), (), "found.json: results['v'][0]: expected a label"),
         (lambda f: replace(f / "truth.json", "[0, 10]", "[0]"), (), "truth.json: database['v'].annotations[0]"),
-        (lambda f: replace(f / "truth.json", "database", "data"), (), "truth.json: expected an object with 'database'"),
+        (
+            lambda f: replace(f / "truth.json", "database", "data"),
+            (),
+            'truth.json: expected an object with a "database"',
+        ),
         (lambda f: None, ("--subset", "val"), "truth.json: expected one of the subsets test, got 'val'"),
         (lambda f: None, ("--ambiguous", "nowhere.txt"), "nowhere.txt: expected a file, found none"),
         *(
@@ -692,9 +696,12 @@ def labelled(scored: Path) -> Path:
         (lambda f: truncate(f / "found.json"), "found.json: expected JSON, but line 1"),
         (lambda f: (f / "points.csv").unlink(), "points.csv: expected a file, found none"),
         (lambda f: replace(f / "points.csv", "point\n", "frame\n"), "points.csv: "),
-        (lambda f: replace(f / "points.csv", "60", "soon"), "points.csv: line 2: expected a frame number"),
-        (lambda f: replace(f / "fps.json", "30.0", "0"), "got point '60' at 0 fps"),
-        (lambda f: replace(f / "fps.json", '"v"', '"w"'), "fps.json, found none"),
+        (
+            lambda f: replace(f / "points.csv", "60", "soon"),
+            "points.csv: expected a number as point in line 2, got 'soon'",
+        ),
+        (lambda f: replace(f / "fps.json", "30.0", "0"), "got 60 at 0 fps of 'v'"),
+        (lambda f: replace(f / "fps.json", '"v"', '"w"'), "got 60 at no fps of 'v'"),
         (lambda f: (f / "fps.json").write_text("{"), "fps.json: expected JSON, but line 1"),
     ],
 )

@@ -223,7 +223,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_json_has_no_nan(tmp_path: Path, number: float) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="expected finite numbers to write"):
         write_json(tmp_path / "file.json", {"score": number})
     assert list(tmp_path.iterdir()) == []
 
@@ -266,10 +266,30 @@ def test_json_is_read_as_the_standard_library_has_it(value: Any) -> None:
 
 
 def test_what_the_fast_parser_refuses_is_read_too(tmp_path: Path) -> None:
-    # Half of a surrogate pair, nesting of 500, the last of equal keys.
-    text = '{"a": "\\ud800", "a": "\\ud801", "b": ' + "[" * 500 + "]" * 500 + "}"
+    # Half of a surrogate pair, nesting of 500.
+    text = '{"a": "\\ud800", "b": ' + "[" * 500 + "]" * 500 + "}"
     (tmp_path / "file.json").write_text(text)
     assert read_json(tmp_path / "file.json") == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{"v1": [1],\n "v2": {}, "v1": [2]}', "'v1' twice in the object that begins in line 1, column 1"),
+        ('{"http://v": 1,\n "b": [{"x": 1}, {"c": {"x": 1, "\\u0078": 2}}]}', "'x' twice in .* line 2, column 24"),
+        ('[{"x": 1, "x": ' + "[" * 600 + "]" * 600 + "}]", "'x' twice"),
+        ('{"U\\u0308": 1, "\u00dc": 2}', "'\u00dc' twice in the object"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_place(tmp_path: Path, text: str, place: str) -> None:
+    (tmp_path / "file.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"file.json: expected each key once, found {place}"):
+        read_json(tmp_path / "file.json")
+
+
+def test_json_text_is_composed(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text('{"U\\u0308": ["o\u0308", {"a\u0308": "u\\u0308"}]}', encoding="utf-8")
+    assert read_json(tmp_path / "file.json") == {"\u00dc": ["\u00f6", {"\u00e4": "\u00fc"}]}
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -17,7 +17,15 @@ from potloc_fast.config.schema import PseudoLabelConfig
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, evaluate, read_detections, read_ground_truth
 from potloc_fast.files import write_json
-from potloc_fast.pseudo_labels import Points, PseudoLabels, Variant, generate, read_points, read_pseudo_labels
+from potloc_fast.pseudo_labels import (
+    Points,
+    PseudoLabels,
+    Variant,
+    generate,
+    merge_doubled,
+    read_points,
+    read_pseudo_labels,
+)
 
 Label = tuple[int, float, float, float]  # index of the point, start, end, score
 
@@ -141,7 +149,7 @@ def random_case(rng: np.random.Generator, size: int, number: int, grid: int) -> 
 )
 def test_equals_the_naive_algorithm(seed: int, variant: Variant, sizes: tuple[int, int], grid: int) -> None:
     proposals, points = random_case(np.random.default_rng(seed), *sizes, grid)
-    # Points of one video, class and time are alike: which of them is meant is decided by their order alone.
+    points = merge_doubled(points)
     got, expected = generate(proposals, points, variant), naive(proposals, points, variant)
     compare(got, expected, points)
     np.testing.assert_array_equal(got.segments.score, [entry[3] for entry in expected])
@@ -156,6 +164,7 @@ def test_equals_the_naive_algorithm(seed: int, variant: Variant, sizes: tuple[in
 )
 def test_fused_equals_the_naive_equations(seed: int, centre_prior: bool, sizes: tuple[int, int], grid: int) -> None:
     proposals, points = random_case(np.random.default_rng(seed), *sizes, grid)
+    points = merge_doubled(points)
     got = generate(proposals, points, "fused", centre_prior=centre_prior)
     compare(got, naive_fused(proposals, points, centre_prior), points)
 
@@ -430,17 +439,23 @@ def test_points_are_read_in_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (("class,video_id,frame", "a,v1,3"), r"{csv}: expected the columns class, video_id, point, found no 'point'"),
-        ((), r"{csv}: expected the columns class, video_id, point, found no 'class'"),
+        (
+            ("class,video_id,frame", "a,v1,3"),
+            r"{csv}: expected a column point in the first line, found class,video_id,frame",
+        ),
+        ((), r"{csv}: expected a column class in the first line, found none"),
         (
             (HEADER, "a,1,0,9,v1,5", "a,1,0,9,v1,x"),
-            r"{csv}: line 3: expected a frame number and .* got point 'x' at 25",
+            r"{csv}: expected a number as point in line 3, got 'x'",
         ),
-        ((HEADER, "", "a,1,0,9,v1,nan"), r"{csv}: line 3: expected a frame number and .* got point 'nan'"),
-        ((HEADER, "a,1,0,9,v1,-1"), r"{csv}: line 2: expected a frame number and .* got point '-1'"),
-        ((HEADER, "a,1,0,9,v1"), r"{csv}: line 2: expected a frame number and .* got point ''"),
-        ((HEADER, "a,1,0,9,v9,5"), r"{csv}: line 2: expected the frames per second of video 'v9' in {fps}, found none"),
-        ((HEADER, ",1,0,9,v1,5"), r"{csv}: line 2: expected a class and a video_id, got '' and 'v1'"),
+        ((HEADER, "", "a,1,0,9,v1,nan"), r"{csv}: expected a number as point in line 3, got 'nan'"),
+        (
+            (HEADER, "a,1,0,9,v1,-1"),
+            r"{csv}: line 2: expected a frame of 0 or more and a rate .*, got -1 at 25.0 fps of 'v1'",
+        ),
+        ((HEADER, "a,1,0,9,v1"), r"{csv}: expected a number as point in line 2, got ''"),
+        ((HEADER, "a,1,0,9,v9,5"), r"{csv}: line 2: expected a frame .* a rate above 0, got 5 at no fps of 'v9'"),
+        ((HEADER, ",1,0,9,v1,5"), r"{csv}: expected a class in line 2, found none"),
     ],
 )
 def test_malformed_points_are_named(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
@@ -451,10 +466,31 @@ def test_malformed_points_are_named(tmp_path: Path, lines: tuple[str, ...], mess
 
 @pytest.mark.parametrize("rate", [0, -25, None, "fast", []])
 def test_bad_rate_is_named(tmp_path: Path, rate: Any) -> None:
-    with pytest.raises(InputError, match=r"points\.csv: line 2: expected a frame number and a rate above 0, got"):
+    with pytest.raises(
+        InputError, match=r"points\.csv: line 2: expected a frame .* a rate above 0, got 5 at .* fps of 'v1'"
+    ):
         read_points(*point_files(tmp_path, HEADER, "a,1,0,9,v1,5", fps={"v1": rate}))
     with pytest.raises(InputError, match=r"fps\.json: expected an object with the frames per second"):
         read_points(*point_files(tmp_path, HEADER, "a,1,0,9,v1,5", fps=[25]))
+
+
+@pytest.mark.parametrize("variant", ["paper", "released", "fused"])
+def test_points_that_stand_twice_count_once(tmp_path: Path, variant: Variant) -> None:
+    lines = [HEADER, "a,1,0,9,v1,25", "a,1,0,9,v1,100", "b,1,0,9,v1,25"]
+    once = read_points(*point_files(tmp_path, *lines))
+    (tmp_path / "more").mkdir()
+    twice = read_points(*point_files(tmp_path / "more", *lines, *lines[2:], lines[1].replace("25", "25.0")))
+    assert twice.notes == (
+        f"{tmp_path / 'more' / 'points.csv'}: points merged, as they stand twice: 3, the first in v1",
+    )
+    np.testing.assert_array_equal(twice.time_sec, once.time_sec)
+    rows = np.arange(3).repeat(2)
+    doubled = replace(once, video=once.video[rows], label=once.label[rows], time_sec=once.time_sec[rows])
+    found = [{"label": "a", "score": s, "segment": [x, x + 2.5]} for x, s in ((0, 0.5), (0.5, 0.4), (3, 0.7))]
+    proposals = Segments.from_results({"results": {"v1": found}})
+    labels, others = generate(proposals, once, variant), generate(proposals, doubled, variant)
+    assert labels.to_results() == others.to_results()
+    assert others.notes == ("points: points merged, as they stand twice: 3, the first in v1",)
 
 
 def test_pseudo_labels_survive_the_round_trip(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,13 +26,27 @@ Switch = Annotated[
     BeforeValidator(lambda value: ("off", "on")[value] if isinstance(value, bool) else value),
 ]
 DerivedKey = Literal["train.length", "train.batch_size", "train.epochs", "train.warmup_epochs", "loss.topk_ratio"]
+
+
+def _expand(path: Path) -> Path:
+    if "\0" in str(path) or any(len(part.encode(errors="replace")) > 255 for part in path.parts):
+        raise ValueError("expected a path that there can be")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("expected a user whose home is known after ~") from None
+
+
+Location = Annotated[Path, AfterValidator(_expand)]  # ~ is the user's home
 PointDistribution = Literal["gaussian", "uniform", "centre", "start", "end", "human"]
 
 
 class Section(BaseModel):
     """What all sections share: unknown keys are refused, values are checked, nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class GridConfig(Section):
@@ -50,15 +65,15 @@ class FolderData(Section):
 
     layout: Literal["auto", "plain", "lacp", "hrpro", "wtalc", "backtal", "actionformer", "opentad", "hapt"]
     """How the folder is laid out; auto finds out, and says what it saw."""
-    root: Path | None = None
+    root: Location | None = None
     """The folder, or the archive that holds one."""
     name: str | None = None
     """The data set, where a folder holds several."""
-    annotations: Path | None = None
+    annotations: Location | None = None
     """The annotations, where they are not where the layout has them."""
-    features: Path | None = None
+    features: Location | None = None
     """The features, where they are not where the layout has them."""
-    points_file: Path | None = None
+    points_file: Location | None = None
     """The table of points, where it is not where the layout has it."""
     points: Literal["file"] | PointDistribution = "file"
     """Point labels as they are on disk, or drawn from the instances."""
@@ -107,11 +122,11 @@ class ModelConfig(Section):
 
     width: PositiveInt = 512
     heads: PositiveInt = 4
-    levels: Annotated[int, Field(ge=0)] = 4
+    levels: Annotated[int, Field(ge=0, le=20)] = 4
     """Down-sampling blocks; 0 leaves the level of the input alone."""
     window: PositiveInt = 19
     """Width of the attention's band in snippets of each level, odd."""
-    stem: Annotated[int, Field(ge=0)] = 2
+    stem: Annotated[int, Field(ge=0, le=100)] = 2
     """Transformer blocks before the pyramid."""
     mlp_ratio: PositiveInt = 4
     layer_scale: PositiveFloat = 1e-4
@@ -229,7 +244,7 @@ class Thresholds(Section):
 
     start: Fraction
     stop: Fraction
-    step: PositiveFloat
+    step: Annotated[float, Field(ge=0.001)]
 
     def values(self) -> list[float]:
         """The thresholds."""
@@ -284,7 +299,7 @@ class DetectConfig(Section):
     it with low thresholds alone."""
     video_weight: NonNegativeFloat = 0.2
     """Weight of the video-level score in a proposal's score."""
-    upsample: PositiveInt = 8
+    upsample: Annotated[int, Field(ge=1, le=1000)] = 8
     """Points to a snippet at which the score curves are interpolated."""
     align: Literal["centre", "start"] = "centre"
     """Where values stand on an upsampled curve: at the centres of their snippets, constant beyond; or, as in LACP and
@@ -347,7 +362,7 @@ class EvaluateConfig(Section):
     """How detections are scored."""
 
     subset: str = "test"
-    tiou: tuple[Fraction, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    tiou: Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=1000)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     protocol: Literal["activitynet", "thumos"] = "activitynet"
 
 

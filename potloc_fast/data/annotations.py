@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from potloc_fast.config.schema import GridConfig
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.recording import Instance
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
 from potloc_fast.files import read_json
+from potloc_fast.names import by_name, normalize
 
 SUBSETS = (("training", "train"), ("validation", "val"), ("testing", "test"))
 
@@ -50,42 +52,71 @@ class Database:
     activity_list: tuple[str, ...] | None
 
 
-def read_database(path: Path) -> Database:
-    """Read a database in the form that ActivityNet gave it.
+def read_database(path: str | Path) -> Database:
+    """Read a database from a JSON file, see `parse_database`."""
+    return parse_database(read_json(path), path)
+
+
+def parse_database(content: Any, source: str | Path) -> Database:
+    """Take a database from the form that ActivityNet gave it.
 
     `{"database": {video: {"subset", "duration", "fps", "annotations": [{"segment": [start, end], "label",
-    "label_id"}]}}}`, times in seconds, numbers also as strings. Only the labels and segments of annotations must be
-    there. Where "fps" is missing it is "frame" over "duration"; `label_id` is also called `idx`.
+    "label_id"}]}}}`, times in seconds, numbers also as strings, labels also as numbers. Only the labels and segments of
+    annotations must be there. Where "fps" is missing it is "frame" over "duration"; `label_id` is also called `idx`.
+
+    Args:
+        content: what a JSON file holds.
+        source: names it in errors.
 
     Raises:
-        InputError: the file is missing or can't be used.
+        InputError: it has another form.
     """
-    content = read_json(path)
+    database = content.get("database") if isinstance(content, Mapping) else None
+    if not isinstance(database, Mapping):
+        raise InputError(f'{source}: expected an object with a "database" of videos, got {quote(content)}')
     videos: dict[str, Video] = {}
+    labels: dict[Any, str] = {}
     numbers: dict[str, float] = {}
-    name = "the top"
-    try:
-        for name, entry in content["database"].items():
-            instances = []
-            for item in entry.get("annotations") or ():
-                start, end = map(float, item["segment"])
-                label = str(item["label"])
-                instances.append(Instance(label, start, end))
-                numbers.setdefault(label, float(item.get("label_id", item.get("idx", 0))))
-            duration = _positive(entry.get("duration"))
-            fps, frames = _positive(entry.get("fps")), _positive(entry.get("frame"))
-            if fps is None and frames and duration:
-                fps = frames / duration
-            videos[name] = Video(str(entry.get("subset", "")).strip().lower(), tuple(instances), duration, fps)
-        name = "activity_list"
-        listed = content.get("activity_list")
-        activity_list = None if listed is None else tuple(str(label) for label in listed)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(
-            f'{path}: expected a "database" of videos with "annotations" that have a "label" and a "segment" of two '
-            f"times, got something else at {name}"
-        ) from None
-    return Database(path, videos, tuple(sorted(numbers, key=lambda label: (numbers[label], label))), activity_list)
+    for name, entry in by_name(database.items(), source).items():
+        where = f"{source}: database[{quote(name)}]"
+        annotations = (entry.get("annotations") or ()) if isinstance(entry, Mapping) else None
+        if not isinstance(annotations, list | tuple):
+            raise InputError(f"{where}: expected an object with a list of annotations, got {quote(entry)}")
+        instances = []
+        for index, item in enumerate(annotations):
+            try:
+                start, end = item["segment"]
+                raw = item["label"]
+                label = labels.get(raw)
+                if label is None:
+                    label = labels[raw] = label_text(raw)
+                    numbers.setdefault(label, float(item.get("label_id", item.get("idx", 0))))
+                instances.append(Instance(label, float(start), float(end)))
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+                expected = "expected a label and a segment [start, end]"
+                raise InputError(f"{where}.annotations[{index}]: {expected}, got {quote(item)}") from None
+        duration, fps, frames = (_positive(entry, key, where) for key in ("duration", "fps", "frame"))
+        if fps is None and frames and duration:
+            fps = frames / duration
+        videos[name] = Video(str(entry.get("subset") or "").strip().lower(), tuple(instances), duration, fps)
+    listed = content.get("activity_list")
+    if not isinstance(listed, list | tuple | None):
+        raise InputError(f"{source}: expected a list of names as activity_list, got {quote(listed)}")
+    activity_list = None if listed is None else tuple(normalize(str(label)) for label in listed)
+    return Database(Path(source), videos, tuple(sorted(numbers, key=lambda name: (numbers[name], name))), activity_list)
+
+
+def label_text(label: Any) -> str:
+    """The name of a class as it is compared; files also have numbers.
+
+    Raises:
+        TypeError: it is neither text nor a number.
+    """
+    if isinstance(label, str):
+        return normalize(label)
+    if isinstance(label, int | float) and not isinstance(label, bool):
+        return str(label)
+    raise TypeError(f"expected text or a number, got {type(label).__name__}")
 
 
 def assign_subsets(names: Iterable[str], where: Path) -> dict[str, str]:
@@ -113,11 +144,6 @@ def assign_subsets(names: Iterable[str], where: Path) -> dict[str, str]:
             f"found {', '.join(sorted(names)) or 'none'}"
         )
     return {name: role for group, role in zip(found, ("train", "test"), strict=False) for name in group}
-
-
-def find_name(name: str, names: Collection[str]) -> str | None:
-    """The name of a video among `names`, where YouTube's ids may have been given the prefix `v_`, or lost it."""
-    return next((found for found in (name, f"v_{name}", name.removeprefix("v_")) if found in names), None)
 
 
 def choose_grid(
@@ -149,7 +175,11 @@ def choose_grid(
     return Grid(fps, config.window or window or stride, stride)
 
 
-def _positive(value: Any) -> float | None:
-    """A number over zero; None where there is none or it says nothing."""
-    number = 0.0 if value is None else float(value)
-    return number if 0 < number < float("inf") else None
+def _positive(entry: Mapping[str, Any], key: str, where: str) -> float | None:
+    """The number over zero under a key; None where there is none or it says nothing."""
+    value = entry.get(key)
+    try:
+        number = 0.0 if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}.{key}: expected a number above 0, got {quote(value)}") from None
+    return number if 0 < number < math.inf else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from potloc_fast.data.recording import (
     training_faults,
 )
 from potloc_fast.errors import InputError
+from potloc_fast.files import listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +42,8 @@ SHOWN = 5  # findings of a kind in the terminal
 SHOWN_CLASSES = 24
 LENGTH_TOLERANCE = 0.05  # of a duration, ...
 SNIPPET_TOLERANCE = 3  # ... and never less than so many snippets
-POINT_TOLERANCE_SEC = 0.1  # annotators' tools round to frames
+POINT_TOLERANCE_SEC = 0.1  # annotators' tools round to frames, ...
+POINT_TOLERANCE = 0.1  # ... but instances may be as short as that: no more than this share of one
 ALIKE = 0.75  # of two names, from which one may be the other misspelt ...
 RARE = 0.1  # ... where it has no more than this share of the other's points
 LARGE = 1e3  # beyond what networks give that features are taken from
@@ -108,21 +111,21 @@ def check(found: Listing | Dataset, config: Config) -> Report:
     ):
         read = list(progress.track(readers.map(_read, items), total=len(items)))
 
-    listed = Dataset(found.name, found.classes, tuple(one.recording for one in read))
-    drawn = listed
+    whole = Dataset(found.name, found.classes, tuple(one.recording for one in read))
+    drawn = whole
     if config.data.points != "file":
-        drawn = draw_points(listed, config.data.points, seed=config.seed)
+        drawn = draw_points(whole, config.data.points, seed=config.seed)
     trained = thin_points(drawn, config.data.kept_points, seed=config.seed)
 
     faults = [fault for one in read for fault in one.faults]
-    faults += shared_faults(listed)
-    for recording in listed.recordings:
+    faults += shared_faults(whole)
+    for recording in whole.recordings:
         faults += label_faults(recording, found.classes, found.name)
     if items:
         faults += training_faults(trained, config.evaluate.subset)
 
-    warnings = list(_surplus_files(items))
-    if listed.only_trains and config.evaluate.subset != "train":
+    warnings = [*(found.taken_out if isinstance(found, Listing) else ()), *_surplus_files(items)]
+    if whole.only_trains and config.evaluate.subset != "train":
         message = f"{found.name}: all recordings are there to train on, so that nothing will be detected in"
         warnings.append(Finding("no recordings to test in", message))
     warnings += _feature_warnings(read, config.data.standardize)
@@ -165,7 +168,7 @@ def _read(item: Entry | Recording) -> _Read:
             try:
                 parts.append(source.load())
             except InputError as error:
-                kind = "unreadable files" if _file_of(source.path).exists() else "missing files"
+                kind = "unreadable files" if os.path.exists(_file_of(source.path)) else "missing files"
                 faults.append(Finding(kind, str(error)))
         if not faults:
             try:
@@ -204,16 +207,16 @@ def _surplus_files(items: Sequence[Entry | Recording]) -> Iterator[Finding]:
     # folder is itself the list of recordings.
     shared = {file.parent for file, ids in users.items() if len(ids) > 1}
     for folder, suffix in dict.fromkeys((file.parent, file.suffix) for file in users):
-        if folder in shared or suffix in ("", ".txt") or not folder.is_dir():
+        if folder in shared or suffix in ("", ".txt") or not os.path.isdir(folder):
             continue
-        for file in sorted(folder.glob(f"*{suffix}")):
-            if file not in users and not file.name.startswith("."):
+        for file in listed(folder, f"*{suffix}"):
+            if file not in users:
                 yield Finding("surplus files", f"{file}: no recording of the annotations uses it")
 
 
 def _file_of(path: Path) -> Path:
     """The file that a source lies in: a path may go on with what it is called there."""
-    return next((file for file in (path, *path.parents) if file.is_file()), path)
+    return next((file for file in (path, *path.parents) if os.path.isfile(file)), path)
 
 
 def _feature_warnings(read: Sequence[_Read], standardized: bool) -> Iterator[Finding]:
@@ -279,7 +282,9 @@ def _inside(recording: Recording, scale: float = 1.0) -> NDArray[np.bool_]:
         for items in (recording.points, recording.instances)
     )
     same: NDArray[np.bool_] = own[:, None] == other
-    return same & (times >= start - POINT_TOLERANCE_SEC) & (times <= end + POINT_TOLERANCE_SEC)
+    slack = np.minimum(POINT_TOLERANCE_SEC, POINT_TOLERANCE * (end - start))
+    inside: NDArray[np.bool_] = same & (times >= start - slack) & (times <= end + slack)
+    return inside
 
 
 def _point_warnings(dataset: Dataset) -> Iterator[Finding]:

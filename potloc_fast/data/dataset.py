@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potloc_fast.data.recording import Features, JoinedFeatures, Recording, intact
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote, shorten
+from potloc_fast.names import find_name
 
 LabelledSegments: TypeAlias = Mapping[str, Sequence[tuple[str, float, float, float]]]
 """`{recording: [(label, point_sec, start_sec, end_sec), ...]}`"""
@@ -150,7 +151,7 @@ class TrainingSet(torch.utils.data.Dataset[Sample]):
         self.labels = tuple(
             _point_labels(recording, numbers)
             if labels is None
-            else _segment_labels(recording, numbers, labels.get(recording.id, ()))
+            else _segment_labels(recording, numbers, labels.get(find_name(recording.id, labels) or "", ()))
             for recording in self.recordings
         )
 
@@ -326,7 +327,9 @@ def _classes(recording: Recording, labels: Iterable[str], numbers: Mapping[str, 
         return np.array([numbers[label] for label in labels], dtype=np.int64)
     except KeyError as error:
         [label] = error.args
-        raise InputError(f"{recording.id}: expected a label among {', '.join(numbers)}, got {label!r}") from None
+        raise InputError(
+            f"{recording.id}: expected a label among {shorten(', '.join(numbers))}, got {quote(label)}"
+        ) from None
 
 
 def _cells(points: NDArray[np.float64]) -> NDArray[np.float64]:

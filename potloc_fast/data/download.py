@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from potloc_fast.data.layouts.hapt import open_hapt
 from potloc_fast.errors import InputError
+from potloc_fast.files import is_hidden
 
 URL = (
     "https://archive.ics.uci.edu/static/public/341/"
@@ -62,7 +63,7 @@ def fetch_hapt(cache_dir: str | Path, *, url: str = URL, sha256: str = SHA256) -
 def digest(path: str | Path) -> str:
     """SHA-256 over the names and contents of the files in `RawData`, in the order of their names."""
     total = hashlib.sha256()
-    files = {file.name: file for file in (open_hapt(path) / "RawData").iterdir()}
+    files = {file.name: file for file in (open_hapt(path) / "RawData").iterdir() if not is_hidden(file.name)}
     for name in sorted(files):
         content = files[name].read_bytes()
         total.update(f"{name} {len(content)}\n".encode())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.recording import (
     Dataset,
+    Finding,
     Instance,
     JoinedFeatures,
     Point,
@@ -119,12 +120,14 @@ class Listing:
         classes: names of the classes, in the order of a model's outputs.
         entries: the recordings.
         notes: a sentence for each thing that a user should know about how it was read.
+        taken_out: what of the labels is not used, see `Tidy`.
     """
 
     name: str
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+    taken_out: tuple[Finding, ...] = ()
 
     def open(self) -> Dataset:
         """Open every recording and check all of it.
@@ -133,7 +136,8 @@ class Listing:
             InputError: the first fault found.
         """
         recordings = tuple(entry.open() for entry in self.entries)
-        return validate(Dataset(self.name, self.classes, recordings, self.notes))
+        notes = (*self.notes, *(finding.message for finding in self.taken_out))
+        return validate(Dataset(self.name, self.classes, recordings, notes))
 
 
 def collect_classes(entries: Iterable[Entry]) -> tuple[str, ...]:

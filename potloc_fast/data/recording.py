@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import mmap
 import resource
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.data.grid import Grid
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
+
+Label = TypeVar("Label")
 
 BLOCK = 1 << 14  # snippets that are looked at together: a recording may be larger than memory
 
@@ -150,7 +152,7 @@ class Dataset:
         found = tuple(recording for recording in self.recordings if recording.subset == name)
         if not found:
             known = sorted({recording.subset for recording in self.recordings})
-            raise InputError(f"{self.name}: expected a subset among {', '.join(known)}, got {name!r}")
+            raise InputError(f"{self.name}: expected a subset among {', '.join(known)}, got {quote(name)}")
         return found
 
     @property
@@ -219,7 +221,7 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
         with open(path, "rb") as file:
             magic = file.read(6)
         if magic != b"\x93NUMPY":
-            raise InputError(f"{path}: expected a .npy file, got one that starts with {magic!r}")
+            raise InputError(f"{path}: expected a .npy file, got one that starts with {quote(magic)}")
         array = np.lib.format.open_memmap(str(path), mode="r")
     except InputError:
         raise
@@ -268,6 +270,44 @@ class Finding:
 
     kind: str
     message: str
+
+
+class Tidy:
+    """Takes out of labels what says nothing: instances that end where they start, and rows that stand twice.
+
+    Published data have both; the first can't be found, and the second would count twice. `findings` counts them.
+
+    Args:
+        source: names in errors what the labels were read from.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.source = source
+        self._taken: dict[str, list[str]] = defaultdict(list)
+
+    def instances(self, name: str, rows: Sequence[Instance]) -> tuple[Instance, ...]:
+        """The instances of a recording that are to be used."""
+        lasting = [row for row in rows if not -math.inf < row.start_sec == row.end_sec < math.inf]
+        self._taken["instances left out, as they end where they start"] += [name] * (len(rows) - len(lasting))
+        return self._once("instances merged, as they stand twice", name, lasting)
+
+    def points(self, name: str, rows: Sequence[Point]) -> tuple[Point, ...]:
+        """The points of a recording that are to be used."""
+        return self._once("points merged, as they stand twice", name, rows)
+
+    def _once(self, kind: str, name: str, rows: Sequence[Label]) -> tuple[Label, ...]:
+        once = tuple(dict.fromkeys(rows))
+        self._taken[kind] += [name] * (len(rows) - len(once))
+        return once
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was taken out, a finding for each kind."""
+        return tuple(
+            Finding(kind, f"{self.source}: {kind}: {len(names)}, the first in {names[0]}")
+            for kind, names in self._taken.items()
+            if names
+        )
 
 
 def validate(dataset: Dataset) -> Dataset:
@@ -354,7 +394,8 @@ def label_faults(recording: Recording, classes: Sequence[str], dataset_name: str
         if label not in classes:
             yield Finding(
                 "labels of no class",
-                f"{recording.id}: expected a label among the {len(classes)} classes of {dataset_name}, got {label!r}",
+                f"{recording.id}: expected a label among the {len(classes)} classes of {dataset_name}, "
+                f"got {quote(label)}",
             )
     for instance in recording.instances:
         if not -math.inf < instance.start_sec < instance.end_sec < math.inf:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from potloc_fast.data.annotations import find_name
 from potloc_fast.data.listing import NpyFile, Source
 from potloc_fast.data.recording import allow_open_files, to_features
-from potloc_fast.errors import InputError
-from potloc_fast.files import read_text
+from potloc_fast.errors import InputError, quote, shorten
+from potloc_fast.files import LARGE, PACKED, check_members, listed, read_lines
+from potloc_fast.names import by_name, find_name, normalize
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -77,10 +77,17 @@ class Hdf5Dataset:
             if item is None:
                 raise InputError(f"{self.path}: expected a dataset of this name in the file, found none")
             if not isinstance(item, h5py.Dataset):
-                raise InputError(f"{self.path}: expected a dataset, got a group of {', '.join(item) or 'nothing'}")
+                raise InputError(
+                    f"{self.path}: expected a dataset, got a group of {shorten(', '.join(item)) or 'nothing'}"
+                )
             offset = item.id.get_offset()
             if offset is not None and item.size and item.dtype == np.float32:
                 return to_features(np.memmap(str(self.file), item.dtype, "r", offset, item.shape), self.path)
+            if item.nbytes > max(LARGE, PACKED * item.id.get_storage_size()):
+                raise InputError(
+                    f"{self.path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in "
+                    f"{item.id.get_storage_size()}"
+                )
             return to_features(np.asarray(item[()]), self.path)
 
 
@@ -96,11 +103,19 @@ class TensorFile:
 
         with _reading(self.path, "a tensor as torch.save writes it"):
             mapped = zipfile.is_zipfile(self.path)
+            if mapped:
+                with zipfile.ZipFile(self.path) as archive:
+                    check_members(archive, self.path)
             found = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-        if not isinstance(found, torch.Tensor):
-            raise InputError(f"{self.path}: expected a tensor, got a {type(found).__name__}")
-        found = found.detach()
-        return to_features((found.float() if found.dtype == torch.bfloat16 else found).numpy(), self.path)
+            if not isinstance(found, torch.Tensor):
+                raise InputError(f"{self.path}: expected a tensor, got a {type(found).__name__}")
+            found = found.detach()
+            if found.nbytes > found.untyped_storage().nbytes():
+                raise InputError(
+                    f"{self.path}: expected a number for each value, got shape {list(found.shape)} of fewer"
+                )
+            array = (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+        return to_features(array, self.path)
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,7 @@ class CsvFile:
 
     def load(self) -> NDArray[np.float32]:
         """Read the table; its first line may name the columns, by words or as 0, 1, 2, ..."""
-        rows = {number: line for number, line in enumerate(read_text(self.path).splitlines(), 1) if line.strip()}
+        rows = {number: line for number, line in enumerate(read_lines(self.path), 1) if line}
         first = next(iter(rows), 0)
         if rows and _is_header(rows[first].split(",")):
             del rows[first]
@@ -159,7 +174,10 @@ FORMATS: dict[str, Callable[[Path, bool], Source]] = {
     ".pkl": PickleFile,
     ".pickle": PickleFile,
 }
-PICKLED = "pickled Python objects, which can run any code: set data.trusted=true if you trust where they come from"
+PICKLED = (
+    "pickled Python objects, which can run any code: set data.trusted=true (predict: --trusted) if you trust where "
+    "they come from"
+)
 
 
 def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, Source]:
@@ -182,22 +200,43 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         import h5py
 
         with _reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
-            names = set(file)
-        return {video: Hdf5Dataset(place, find_name(video, names) or video) for video in videos}
+            names = by_name(((name, name) for name in file), place)
+        return {video: Hdf5Dataset(place, names.get(find_name(video, names) or video, video)) for video in videos}
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder of features or an .hdf5 file, found none")
     paths: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        if path.suffix.lower() in FORMATS and paths.setdefault(path.stem, path) != path:
-            raise InputError(
-                f"{place}: expected one file for {path.stem}, found {paths[path.stem].name} and {path.name}"
-            )
+    for path in listed(place):
+        name = normalize(path.stem)
+        if path.suffix.lower() in FORMATS and paths.setdefault(name, path) != path:
+            raise InputError(f"{place}: expected one file for {name}, found {paths[name].name} and {path.name}")
     sources = {}
     for video in videos:
-        name = find_name(video, paths)
-        path = place / f"{video}.npy" if name is None else paths[name]
+        found = find_name(video, paths)
+        path = place / f"{video}.npy" if found is None else paths[found]
         sources[video] = FORMATS[path.suffix.lower()](path, trusted)
     return sources
+
+
+def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
+    """The features in a file, by the names of the recordings: its own, or those of the datasets of an HDF5 file.
+
+    Args:
+        path: a file in one of `FORMATS`, or an HDF5 file.
+        trusted: whether pickled objects may be loaded, which can run any code.
+
+    Raises:
+        InputError: its format is not known, or it can't be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix in HDF5_SUFFIXES:
+        import h5py
+
+        with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+            return by_name(((name, Hdf5Dataset(path, name)) for name in file), path)
+    if suffix not in FORMATS:
+        known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
+        raise InputError(f"{path}: expected a feature file, one of {known}, got {quote(path.suffix)}")
+    return {normalize(path.stem): FORMATS[suffix](path, trusted)}
 
 
 def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> dict[str, NDArray[Any]]:
@@ -217,8 +256,10 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
     with (
         _reading(file, "an .npz archive of plain arrays"),
         open(file, "rb") as opened,
+        zipfile.ZipFile(opened) as packed,
         NpzFile(opened, allow_pickle=trusted) as archive,
     ):
+        check_members(packed, file)
         arrays = {name: archive[name] for name in members if name in archive.files}
         return {name: np.asarray(array.tolist()) if array.dtype == object else array for name, array in arrays.items()}
 

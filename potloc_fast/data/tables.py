@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from potloc_fast.data.annotations import find_name
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_text
+from potloc_fast.names import find_name, normalize
 
 Item = TypeVar("Item")
 
@@ -55,7 +57,9 @@ class Row:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise InputError(f"{self.path}: expected a number as {column} in line {self.line}, got {self[column]!r}")
+            raise InputError(
+                f"{self.path}: expected a number as {column} in line {self.line}, got {quote(self[column])}"
+            )
         return number
 
 
@@ -67,22 +71,33 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
         columns: those that it must have; others may be there.
 
     Raises:
-        InputError: the file is missing or unreadable, a column is missing, or a row has more cells than there are
-            columns.
+        InputError: the file is missing or unreadable, a column is missing or stands twice, or a row has more cells than
+            there are columns.
     """
-    lines = csv.reader(read_text(path).splitlines(), skipinitialspace=True)
+    lines = csv.reader(io.StringIO(normalize(read_text(path)), newline=""), skipinitialspace=True)
+    try:
+        return _read_rows(path, lines, columns)
+    except csv.Error as error:
+        raise InputError(f"{path}: expected a table with commas, but line {lines.line_num}: {error}") from None
+
+
+def _read_rows(path: Path, lines: Any, columns: Sequence[str]) -> list[Row]:
     names = [name.strip() for name in next(lines, [])]
     for column in columns:
         if column not in names:
             hint = ": cells are separated by commas" if {";", "\t"} & set("".join(names)) else ""
-            found = ",".join(names) or "none"
+            found = shorten(",".join(names)) or "none"
             raise InputError(f"{path}: expected a column {column} in the first line, found {found}{hint}")
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            raise InputError(f"{path}: expected each column once in the first line, found {quote(name)} {count} times")
     rows = []
     for line in lines:
         cells = [cell.strip() for cell in line]
         if any(cells[len(names) :]):
             raise InputError(
-                f"{path}: expected {len(names)} cells in line {lines.line_num}, got {len(cells)}: {','.join(cells)}"
+                f"{path}: expected {len(names)} cells in line {lines.line_num}, got {len(cells)}: "
+                f"{shorten(','.join(cells))}"
             )
         if any(cells):
             rows.append(Row(path, lines.line_num, dict(zip(names, cells, strict=False))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,14 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potloc_fast.config.schema import Device
-from potloc_fast.data import Dataset, Grid, Recording, load_features, validate
+from potloc_fast.data import Dataset, Grid, Recording, validate
 from potloc_fast.data.dataset import whole
+from potloc_fast.data.sources import sources_of
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import autocast, float32_products, pick_device
 from potloc_fast.engine.distributed import join
 from potloc_fast.engine.run import Model, Run
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation import Segments
+from potloc_fast.names import normalize
 
 
 def predict(
@@ -30,6 +33,7 @@ def predict(
     *,
     snippet_sec: float | None = None,
     device: Device | None = None,
+    trusted: bool = False,
 ) -> Segments:
     """Detect actions with the POTLoc model of a run.
 
@@ -37,11 +41,12 @@ def predict(
 
     Args:
         run: a run, or its folder.
-        recordings: recordings; or paths of .npy files with features `[T, F]`, each named by its stem; or a mapping
-            from names to features.
+        recordings: recordings; or paths of files with features `[T, F]` in one of the formats that training reads,
+            each named by its stem (HDF5: by its datasets); or a mapping from names to features.
         snippet_sec: how long a snippet of files and mappings lasts, in seconds; by default as in training, if it was
             the same in all recordings there.
         device: "auto", "cpu" or "cuda"; by default as the run's configuration says.
+        trusted: whether pickled features may be loaded, which can run any code.
 
     Returns:
         Detections in seconds. `.to_results()` gives them in the ActivityNet form.
@@ -53,7 +58,7 @@ def predict(
     run = run if isinstance(run, Run) else Run.open(run)
     config = run.config
     with _trained(run, device) as model:
-        found = read_recordings(run, recordings, snippet_sec)
+        found = read_recordings(run, recordings, snippet_sec, trusted)
         return detect(model, found, run.classes, config.detect, config.loss.topk_ratio, config.engine.precision)
 
 
@@ -72,6 +77,7 @@ def read_recordings(
     run: Run,
     recordings: Sequence[Recording | str | Path] | Mapping[str, NDArray[np.floating] | Tensor],
     snippet_sec: float | None = None,
+    trusted: bool = False,
 ) -> tuple[Recording, ...]:
     """Take what `predict` takes as checked recordings."""
     if snippet_sec is not None and not 0 < snippet_sec < math.inf:
@@ -89,23 +95,24 @@ def read_recordings(
     found: dict[str, Recording] = {}  # by what names each in an error: the path where there is one
     if isinstance(recordings, Mapping):
         for name, values in recordings.items():
-            found[name] = Recording(name, np.asarray(values, dtype=np.float32), grid(name), "test")
+            found[name] = Recording(normalize(name), np.asarray(values, dtype=np.float32), grid(name), "test")
     else:
         for item in recordings:
             if isinstance(item, Recording):
                 found[item.id] = item
             else:
-                found[str(item)] = Recording(Path(item).stem, load_features(item), grid(str(item)), "test")
-    for source, recording in found.items():
+                for name, source in sources_of(Path(item), trusted=trusted).items():
+                    found[str(source.path)] = Recording(name, source.load(), grid(str(item)), "test")
+    for place, recording in found.items():
         width = recording.features.shape[-1]
         if width != run.features:
-            raise InputError(f"{source}: expected width {run.features}, which the model was trained on, got {width}")
+            raise InputError(f"{place}: expected width {run.features}, which the model was trained on, got {width}")
     validate(Dataset(str(run.folder), run.classes, tuple(replace(item, id=name) for name, item in found.items())))
-    names = [recording.id for recording in found.values()]
-    for source, recording in found.items():
-        if names.count(recording.id) > 1:
+    names = Counter(recording.id for recording in found.values())
+    for place, recording in found.items():
+        if names[recording.id] > 1:
             raise InputError(
-                f"{source}: expected files of different names, got several recordings called {recording.id}"
+                f"{place}: expected files of different names, got several recordings called {quote(recording.id)}"
             )
     return tuple(found.values())
 

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from potloc_fast.config import Config, dump_config, load_config
 from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.distributed import once
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_json, write_bytes, write_json, write_text
 from potloc_fast.models import BaseModel as PointBaseModel
 from potloc_fast.models import POTLoc
 
 Stage: TypeAlias = str  # "base", "potloc", or "round_1" and so on for the rounds of POTLoc before the last
 Model: TypeAlias = PointBaseModel | POTLoc
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("expected each class once")
+    return names
+
+
+class _GridFacts(BaseModel):
+    fps: Annotated[float, Field(ge=1e-6, le=1e9)]
+    window: Annotated[int, Field(ge=1, le=10**9)]
+    stride: Annotated[int, Field(ge=1, le=10**9)]
+
+
+class _Facts(BaseModel):
+    """What dataset.json holds."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
+    features: PositiveInt
+    grid: _GridFacts | None
 
 
 @dataclass(frozen=True)
@@ -65,18 +88,19 @@ class Run:
             InputError: the folder holds no run.
         """
         folder = Path(folder)
-        if not (folder / "dataset.json").is_file():
+        if not os.path.isfile(folder / "dataset.json"):
             raise InputError(f"{folder}: expected the folder of a run, with config.yaml and dataset.json, found none")
         facts = read_json(folder / "dataset.json")
         config = load_config(folder / "config.yaml")
         try:
-            grid = None if facts["grid"] is None else Grid(**facts["grid"])
-            return cls(folder, config, tuple(facts["classes"]), int(facts["features"]), grid)
-        except (KeyError, TypeError, ValueError):
+            known = _Facts.model_validate(facts)
+        except ValidationError:
             raise InputError(
                 f"{folder / 'dataset.json'}: expected classes, features and grid as training wrote them, "
-                "got something else"
+                f"got {quote(facts)}"
             ) from None
+        grid = None if known.grid is None else Grid(**known.grid.model_dump())
+        return cls(folder, config, known.classes, known.features, grid)
 
     def build(self, stage: Stage) -> Model:
         """An untrained model of a stage; its weights follow from the configured seed."""
@@ -111,12 +135,26 @@ class Run:
         path = self.weights(stage)
         if not path.is_file():
             raise InputError(f"{path}: expected the weights of the {stage} model, found none: train that stage first")
-        model = self.build(stage)
+        fitting = f"{path}: expected weights that fit {self.folder / 'config.yaml'} and dataset.json"
         try:
-            model.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{path}: expected weights that fit {self.folder / 'config.yaml'}, got: {reason}"
-            ) from None
+            with torch.device("meta"):  # nothing is allocated, let alone initialized, before the shapes are compared
+                model = self.build(stage)
+            wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
+            with safe_open(path, "pt") as file:
+                found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                for name in sorted(wanted.keys() | found.keys(), key=lambda name: (name in wanted, name)):
+                    if found.get(name) != wanted.get(name):
+                        raise InputError(
+                            f"{fitting}, got {_shape(found, name)} for {shorten(name)} of {_shape(wanted, name)}"
+                        )
+                weights = {name: file.get_tensor(name).float() for name in wanted}
+        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{fitting}, got: {shorten(str(error), 150)}") from None
+        model.load_state_dict(weights, assign=True)
         return model.eval()
+
+
+def _shape(shapes: Mapping[str, Sequence[int]], name: str) -> str:
+    return f"shape {quote(shapes[name])}" if name in shapes else "none"

@@ -247,6 +247,8 @@ def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording]
     if options["variant"] == "aligned":
         options["variant"] = "released"
     labels = generate(proposals, collect_points(recordings, run.classes), **options)
+    for note in labels.notes:
+        print(note, file=sys.stderr)
     write_json(path, labels.to_results())
 
 

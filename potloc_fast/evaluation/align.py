@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, shorten
 from potloc_fast.evaluation.segments import Segments, read_detections, read_ground_truth, renumber
+from potloc_fast.names import find_names
 
 
 def align(
@@ -28,7 +29,8 @@ def align(
 
     Returns:
         The detections of known classes and the instances, each in their order, and a sentence for each oddity. The
-        videos are those of both, sorted; the classes those that have an instance, in the ground truth's order.
+        videos are those of both, sorted, as the ground truth calls them (see `find_name`); the classes those that have
+        an instance, in the ground truth's order.
 
     Raises:
         InputError: a file is malformed, the ground truth is empty, or it shares no class with the detections.
@@ -36,10 +38,13 @@ def align(
     found, truth = _as_detections(detections), _as_ground_truth(ground_truth, subset)
     if not len(truth):
         raise InputError("ground truth: expected at least one annotated instance, found none")
+    source = detections if isinstance(detections, str | Path) else "detections"
+    known = find_names(found.videos, truth.videos, source)
+    found = replace(found, videos=tuple(known.values()))
     classes = {truth.labels[label]: i for i, label in enumerate(np.unique(truth.label).tolist())}
     videos = {video: i for i, video in enumerate(sorted({*truth.videos, *found.videos}))}
     label = renumber(found.labels, classes)[found.label]
-    warnings = _oddities(found, truth, label < 0, detections if isinstance(detections, (str, Path)) else "detections")
+    warnings = truth.notes + _oddities(found, truth, label < 0, source)
     aligned = [
         replace(
             segments,
@@ -77,7 +82,7 @@ def _oddities(found: Segments, truth: Segments, unknown: NDArray[np.bool_], sour
 
 def _few(names: Sequence[str]) -> str:
     """Name at most five of `names`."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(shorten, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _as_detections(value: str | Path | Mapping[str, Any] | Segments) -> Segments:

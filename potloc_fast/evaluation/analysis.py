@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.errors import InputError
+from potloc_fast.data.annotations import parse_database
+from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation.align import align
 from potloc_fast.evaluation.average_precision import average_precision, class_bounds, match, rank
 from potloc_fast.evaluation.calibration import Calibration, calibration
@@ -20,6 +21,7 @@ from potloc_fast.evaluation.recall import AverageRecall, average_recall
 from potloc_fast.evaluation.segments import Segments
 from potloc_fast.evaluation.sensitivity import InstanceGroup, Sensitivity, sensitivity
 from potloc_fast.files import read_json, without_collection
+from potloc_fast.names import by_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -178,19 +180,16 @@ def analyse(
 def _read(value: str | Path | Mapping[str, Any], subset: str | None) -> tuple[Segments, dict[str, float]]:
     """Take ground truth, and the durations of the videos that have one."""
     source, content = (value, read_json(value)) if isinstance(value, str | Path) else ("ground truth", value)
-    truth = Segments.from_ground_truth(content, subset, source)
-    durations = {}
-    for video in truth.videos:
-        duration = content["database"][video].get("duration")
-        if duration is None:
-            continue
-        try:
-            durations[video] = float(duration)
-        except (TypeError, ValueError):
-            durations[video] = 0.0
-        if not 0 < durations[video] < np.inf:
-            expected = "expected a number of seconds above 0"
-            raise InputError(f"{source}: database[{video!r}].duration: {expected}, got {duration!r}")
+    database = parse_database(content, source)
+    truth = Segments.from_database(database, subset)
+    durations = {name: seconds for name in truth.videos if (seconds := database.videos[name].duration_sec) is not None}
+    found = set(truth.videos)
+    for name, entry in by_name(content["database"].items(), source).items():
+        duration = entry.get("duration")
+        if name in found and duration is not None and name not in durations:
+            raise InputError(
+                f"{source}: database[{quote(name)}].duration: expected a number above 0, got {quote(duration)}"
+            )
     return truth, durations
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.compiled import compiled
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation.align import align
 from potloc_fast.evaluation.segments import Segments, read_ambiguous
+from potloc_fast.names import find_names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,10 +115,10 @@ def evaluate(
         (100.0, 0.0)
     """
     if protocol not in get_args(Protocol):
-        raise InputError(f"protocol: expected one of {', '.join(get_args(Protocol))}, got {protocol!r}")
+        raise InputError(f"protocol: expected one of {', '.join(get_args(Protocol))}, got {quote(protocol)}")
     thresholds = np.array(tiou, dtype=np.float64)
     if thresholds.ndim != 1 or not thresholds.size or not np.all((thresholds > 0) & (thresholds <= 1)):
-        raise InputError(f"tiou: expected one or more thresholds in (0, 1], got {tiou}")
+        raise InputError(f"tiou: expected one or more thresholds in (0, 1], got {quote(tiou)}")
     found, truth, warnings = align(detections, ground_truth, subset)
     regions = read_ambiguous(ambiguous) if isinstance(ambiguous, str | Path) else ambiguous
     overlapping = np.zeros(len(found), dtype=np.bool_) if regions is None else _overlap(found, regions)
@@ -322,11 +323,12 @@ def average_precision(hit, ambiguous, first, last, instances, weights, interpola
 def _overlap(segments: Segments, regions: Segments) -> NDArray[np.bool_]:
     """Tell which segments share time with a region of their video, whatever its label."""
     videos = {video: i for i, video in enumerate(segments.videos)}
+    known = find_names(regions.videos, videos, "ambiguous")
     order = np.argsort(segments.video, kind="stable")
     bounds = np.searchsorted(segments.video[order], np.arange(len(videos) + 1))
     overlapping = np.zeros(len(segments), dtype=np.bool_)
     for video, start, end in zip(regions.video, regions.start_sec, regions.end_sec, strict=True):
-        index = videos.get(regions.videos[video])
+        index = videos.get(known[regions.videos[video]])
         if index is not None:
             rows = order[bounds[index] : bounds[index + 1]]
             overlapping[rows] |= np.minimum(segments.end_sec[rows], end) > np.maximum(segments.start_sec[rows], start)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.errors import InputError
-from potloc_fast.files import read_json, read_text, without_collection, write_json, write_text
+from potloc_fast.data.annotations import Database, label_text, parse_database, read_database
+from potloc_fast.data.recording import Tidy
+from potloc_fast.errors import InputError, quote, shorten
+from potloc_fast.files import read_json, read_lines, without_collection, write_json, write_text
+from potloc_fast.names import by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class Segments:
         start_sec: float64[N], in seconds (or whatever unit the file uses throughout).
         end_sec: float64[N], never before `start_sec`.
         score: float64[N], ones for ground truth.
+        notes: a sentence for each thing that was left out when they were read.
     """
 
     videos: tuple[str, ...]
@@ -39,6 +43,7 @@ class Segments:
     start_sec: NDArray[np.float64]
     end_sec: NDArray[np.float64]
     score: NDArray[np.float64]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         shapes = {column.shape for column in (self.video, self.label, self.start_sec, self.end_sec, self.score)}
@@ -64,7 +69,8 @@ class Segments:
         """Take detections from the ActivityNet form.
 
         Args:
-            value: `{"results": {video: [{"label", "score", "segment": [start, end]}]}}`; other keys are ignored.
+            value: `{"results": {video: [{"label", "score", "segment": [start, end]}]}}`; other keys are ignored. Labels
+                may be numbers.
             source: the name that error messages give to `value`.
 
         Returns:
@@ -79,15 +85,14 @@ class Segments:
             >>> segments.labels, segments.end_sec.tolist()
             (('Diving',), [2.5])
         """
-        return _parse(_section(value, "results", source), lambda video: f"{source}: results[{video!r}]", scored=True)
+        return _parse(_section(value, "results", source), f"{source}: results", scored=True)
 
     @classmethod
     def from_ground_truth(cls, value: Any, subset: str | None = None, source: str | Path = "ground truth") -> Segments:
         """Take ground truth from the ActivityNet form.
 
         Args:
-            value: `{"database": {video: {"subset", "annotations": [{"label", "segment": [start, end]}]}}}`; times may
-                be numbers or their text.
+            value: a database of videos, see `parse_database`. What `Tidy` takes out is counted in `notes`.
             subset: keep only the videos of this subset, whatever its case; None keeps all.
             source: the name that error messages give to `value`.
 
@@ -98,22 +103,39 @@ class Segments:
             InputError: `value` has another form, no video is in `subset`, a number is not finite, or a segment
                 ends before it starts.
         """
-        database = _section(value, "database", source)
-        for video, entry in database.items():
-            if not isinstance(entry, Mapping) or "annotations" not in entry:
-                raise InputError(
-                    f"{source}: database[{video!r}]: expected an object with annotations, got {reprlib.repr(entry)}"
-                )
+        return cls.from_database(parse_database(value, source), subset)
+
+    @classmethod
+    def from_database(cls, database: Database, subset: str | None = None) -> Segments:
+        """Take ground truth from a database that was read; the rest as in `from_ground_truth`."""
+        videos, source = database.videos, database.path
         if subset is not None:
-            subsets = {video: str(entry.get("subset")) for video, entry in database.items()}
-            database = {video: e for video, e in database.items() if subsets[video].lower() == subset.lower()}
-            if not database:
+            videos = {name: video for name, video in videos.items() if video.subset == subset.strip().lower()}
+            if not videos:
+                known = ", ".join(sorted({video.subset for video in database.videos.values()})) or "(none)"
+                raise InputError(f"{source}: expected one of the subsets {shorten(known)}, got {quote(subset)}")
+        tidy = Tidy(source)
+        rows = [
+            (i, item) for i, (name, own) in enumerate(videos.items()) for item in tidy.instances(name, own.instances)
+        ]
+        names = list(videos)
+        for video, item in rows:
+            if not -inf < item.start_sec < item.end_sec < inf:
                 raise InputError(
-                    f"{source}: expected one of the subsets {', '.join(sorted(set(subsets.values()))) or '(none)'}, "
-                    f"got {subset!r}"
+                    f"{source}: database[{quote(names[video])}]: expected instances that end after they start, got "
+                    f"[{item.start_sec:g}, {item.end_sec:g}] of {quote(item.label)}"
                 )
-        annotations = {video: entry["annotations"] for video, entry in database.items()}
-        return _parse(annotations, lambda video: f"{source}: database[{video!r}].annotations", scored=False)
+        labels = {label: i for i, label in enumerate(dict.fromkeys(item.label for _, item in rows))}
+        return cls(
+            videos=tuple(names),
+            labels=tuple(labels),
+            video=np.array([video for video, _ in rows], dtype=np.int64),
+            label=np.array([labels[item.label] for _, item in rows], dtype=np.int64),
+            start_sec=np.array([item.start_sec for _, item in rows], dtype=np.float64),
+            end_sec=np.array([item.end_sec for _, item in rows], dtype=np.float64),
+            score=np.ones(len(rows)),
+            notes=tuple(finding.message for finding in tidy.findings),
+        )
 
     def to_results(self) -> dict[str, Any]:
         """Give the segments in the ActivityNet form, which `from_results` reads back without loss."""
@@ -152,7 +174,7 @@ def write_detections(path: str | Path, segments: Segments) -> None:
 @without_collection()
 def read_ground_truth(path: str | Path, subset: str | None = None) -> Segments:
     """Read ground truth from a JSON file, see `Segments.from_ground_truth`."""
-    return Segments.from_ground_truth(read_json(path), subset, path)
+    return Segments.from_database(read_database(path), subset)
 
 
 def read_ambiguous(path: str | Path) -> Segments:
@@ -168,19 +190,19 @@ def read_ambiguous(path: str | Path) -> Segments:
         InputError: the file can't be read, or a line has another form.
     """
     regions: dict[str, list[dict[str, Any]]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
             continue
         try:
             video, start, end = line.split()
             region = {"label": "Ambiguous", "segment": (float(start), float(end))}
         except ValueError:
-            raise InputError(f"{path}: line {number}: expected 'video start end', got {line!r}") from None
+            raise InputError(f"{path}: line {number}: expected 'video start end', got {quote(line)}") from None
         regions.setdefault(video, []).append(region)
-    return _parse(regions, lambda video: f"{path}: regions of {video!r}", scored=False)
+    return _parse(regions, f"{path}: regions", scored=False)
 
 
-def renumber(names: tuple[str, ...], index: Mapping[str, int]) -> NDArray[np.int64]:
+def renumber(names: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
     """Give the number of each name in `index`, -1 where it is unknown."""
     return np.array([index.get(name, -1) for name in names], dtype=np.int64)
 
@@ -188,15 +210,16 @@ def renumber(names: tuple[str, ...], index: Mapping[str, int]) -> NDArray[np.int
 def _section(value: Any, key: str, source: str | Path) -> Mapping[str, Any]:
     section = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(section, Mapping):
-        raise InputError(f"{source}: expected an object with {key!r}, one entry a video, got {reprlib.repr(value)}")
+        raise InputError(f"{source}: expected an object with {key!r}, one entry a video, got {quote(value)}")
     return section
 
 
-def _parse(groups: Mapping[str, Any], where: Callable[[str], str], scored: bool) -> Segments:
-    """Turn the entries of each video into columns; `where` names a video in error messages."""
+def _parse(groups: Mapping[str, Any], where: str, scored: bool) -> Segments:
+    """Turn the entries of each video into columns; `where` names the groups in error messages."""
+    groups = by_name(groups.items(), where)
     for name, entries in groups.items():
         if not isinstance(entries, list):
-            raise InputError(f"{where(name)}: expected a list, got {reprlib.repr(entries)}")
+            raise InputError(f"{where}[{quote(name)}]: expected a list, got {quote(entries)}")
     try:
         labels, label, start, end, score = _columns(list(chain.from_iterable(groups.values())), scored)
     except _MALFORMED:
@@ -205,7 +228,7 @@ def _parse(groups: Mapping[str, Any], where: Callable[[str], str], scored: bool)
             try:
                 _columns([entry], scored)
             except _MALFORMED:
-                raise InputError(f"{where(name)}[{number}]: expected {expected}, got {reprlib.repr(entry)}") from None
+                raise InputError(f"{where}[{quote(name)}][{number}]: expected {expected}, got {quote(entry)}") from None
         raise
     video = np.repeat(np.arange(len(groups)), [len(entries) for entries in groups.values()])
     return Segments(tuple(groups), labels, video, label, start, end, score)
@@ -220,13 +243,15 @@ def _columns(
     """Give the labels and the columns label, start, end and score; raises one of `_MALFORMED` if an entry is."""
     size = len(entries)
     texts = [entry["label"] for entry in entries]
-    labels = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    names = {text: label_text(text) for text in dict.fromkeys(texts)}
+    labels = {name: index for index, name in enumerate(dict.fromkeys(names.values()))}
+    numbers = {text: labels[name] for text, name in names.items()}
     spans = [entry["segment"] for entry in entries]
     times = np.fromiter(map(float, chain.from_iterable(spans)), np.float64)
     score = np.fromiter((float(entry["score"]) for entry in entries), np.float64, size) if scored else np.ones(size)
-    if not all(isinstance(text, str) for text in labels) or not {*map(len, spans)} <= {2}:
+    if not {*map(len, spans)} <= {2}:
         raise ValueError
     start, end = times.reshape(size, 2).T.copy()
     if not (np.isfinite(times).all() and np.isfinite(score).all() and (start <= end).all()):
         raise ValueError
-    return tuple(labels), np.fromiter(map(labels.__getitem__, texts), np.int64, size), start, end, score
+    return tuple(labels), np.fromiter(map(numbers.__getitem__, texts), np.int64, size), start, end, score

@@ -296,22 +296,23 @@ def test_resampled_features_of_other_annotations(activitynet: Path) -> None:
         listing(activitynet, annotations=mine, features=activitynet / "tsp_features", grid={"fps": 15})
 
 
-NO_TIMES = 'expected a "database" of videos with "annotations" that have a "label" and a "segment" of two times'
+NO_DATABASE = 'expected an object with a "database" of videos, got'
+NO_TIMES = "database['v'].annotations[0]: expected a label and a segment [start, end], got"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", f"{NO_TIMES}, got something else at the top"),
-        ("{}", f"{NO_TIMES}, got something else at the top"),
-        ('{"database": {"v": 3}}', f"{NO_TIMES}, got something else at v"),
-        ('{"database": {"v": {"annotations": [{"label": "x"}]}}}', f"{NO_TIMES}, got something else at v"),
-        ('{"database": {"v": {"annotations": [{"segment": [1, 2]}]}}}', f"{NO_TIMES}, got something else at v"),
+        ("[]", f"{NO_DATABASE} []"),
+        ("{}", f"{NO_DATABASE} {{}}"),
+        ('{"database": {"v": 3}}', "database['v']: expected an object with a list of annotations, got 3"),
+        ('{"database": {"v": {"annotations": [{"label": "x"}]}}}', f"{NO_TIMES} {{'label': 'x'}}"),
+        ('{"database": {"v": {"annotations": [{"segment": [1, 2]}]}}}', f"{NO_TIMES} {{'segment': [1, 2]}}"),
         (
             '{"database": {"v": {"annotations": [{"label": "x", "segment": [1, 2], "label_id": "x"}]}}}',
-            f"{NO_TIMES}, got something else at v",
+            f"{NO_TIMES} {{'label': 'x', 'label_id': 'x', 'segment': [1, 2]}}",
         ),
-        ('{"database": {"v": {"duration": "long"}}}', f"{NO_TIMES}, got something else at v"),
+        ('{"database": {"v": {"duration": "long"}}}', "database['v'].duration: expected a number above 0, got 'long'"),
         (
             '{"database": {"v": {"subset": "Test"}}}',
             "expected subsets for training and testing among training, validation and testing, found test",

@@ -146,7 +146,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, int
         {"labels of no class": 1},
     ),
     "backward": (lambda r: annotate(r, "v1", (9, 4, "dive")), (), {"instances without a length": 1}),
-    "instant": (lambda r: annotate(r, "v1", (6.6, 6.6, "dive")), (), {"instances without a length": 1}),
+    "backwards": (lambda r: annotate(r, "v1", (6.7, 6.6, "dive")), (), {"instances without a length": 1}),
     "without a start": (lambda r: annotate(r, "v1", (-np.inf, 9, "dive")), (), {"instances without a length": 1}),
     "endless": (lambda r: annotate(r, "v1", (9, np.inf, "dive")), (), {"instances without a length": 1}),
     "no points": (lambda r: (r / "point_labels.csv").write_text("class,video_id,point\n"), (), {"no points": 1}),
@@ -193,6 +193,16 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], dict[str, i
         lambda r: [np.save(npy(r, name), np.zeros(3)) for name in ("v6", "v7", ".v1")],
         (),
         {"surplus files": 2},
+    ),
+    "instant": (
+        lambda r: annotate(r, "v1", (6.6, 6.6, "dive")),
+        (),
+        {"instances left out, as they end where they start": 1},
+    ),
+    "doubled": (
+        lambda r: annotate(r, "v1", (4.0, 9.5, "dive"), (20.0, 26.0, "jump"), (4.0, 9.5, "dive")),
+        (),
+        {"instances merged, as they stand twice": 1},
     ),
     "zeros": (lambda r: np.save(npy(r, "v1"), np.zeros((60, 3), "f4")), (), {"constant features": 1}),
     "constant": (

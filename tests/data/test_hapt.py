@@ -208,3 +208,58 @@ def test_threads_may_read_an_archive_together(tmp_path: Path) -> None:
         recordings = [HaptRecording(zipfile.Path(archive), str(number), 1, 1) for number in range(50)]
         loaded = list(readers.map(HaptRecording.load, recordings))
     assert [float(features[0, 0]) for features in loaded] == [float(number) for number in range(50)]
+
+
+def repack(small_hapt: Path, target: Path, **changed: bytes) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(small_hapt.rglob("*.txt")):
+            archive.writestr(path.relative_to(small_hapt).as_posix(), changed.get(path.stem, path.read_bytes()))
+    return target
+
+
+def harm(content: bytes, offset: int, value: int) -> bytes:
+    """Change a field of every header of an archive, in both places where it stands."""
+    changed = bytearray(content)
+    for mark, place in ((b"PK\x03\x04", offset), (b"PK\x01\x02", offset + 2)):
+        start = changed.find(mark)
+        while start >= 0:
+            changed[start + place] = value
+            start = changed.find(mark, start + 4)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "message"),
+    [(6, 1, "is encrypted"), (8, 99, "compression method"), (8, 12, "expected readable text"), (8, 14, "expected")],
+)
+def test_archives_that_cannot_be_unpacked_are_refused(
+    small_hapt: Path, tmp_path: Path, offset: int, value: int, message: str
+) -> None:
+    path = repack(small_hapt, tmp_path / "a.zip")
+    path.write_bytes(harm(path.read_bytes(), offset, value))
+    with pytest.raises(InputError, match=message):
+        read_listing(FolderData(layout="hapt", root=path)).open()
+
+
+def test_archives_that_would_fill_the_memory_are_refused(small_hapt: Path, tmp_path: Path) -> None:
+    path = repack(small_hapt, tmp_path / "a.zip", labels=b"1 7 1 1 2\n" * (7 << 20))
+    message = r"a.zip: expected files packed to a 100th at most, got RawData/labels.txt of \d+ bytes in \d+$"
+    with pytest.raises(InputError, match=message):
+        read_listing(FolderData(layout="hapt", root=path))
+    deep = path
+    for depth in range(5):
+        outer = tmp_path / f"{depth}.zip"
+        with zipfile.ZipFile(outer, "w") as archive:
+            archive.write(deep, "x.zip")
+        deep = outer
+    with pytest.raises(InputError, match=r"4.zip: expected the HAPT archive"):
+        read_listing(FolderData(layout="hapt", root=deep))
+
+
+def test_what_macos_adds_to_archives_is_left_out(small_hapt: Path, tmp_path: Path) -> None:
+    inner = repack(small_hapt, tmp_path / "inner.zip")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("__MACOSX/._inner.zip", b"\0")
+        archive.write(inner, "inner.zip")
+    listing = read_listing(FolderData(layout="hapt", root=tmp_path / "outer.zip"))
+    assert len(listing.entries) == 2

@@ -244,28 +244,28 @@ def test_points_after_the_end_of_the_features_are_named(thumos: Path) -> None:
 
 HEAD = "class,start_frame,stop_frame,video_id,point\n"
 ROW = f"Billiards,1,2,{TRAIN[0]},"
-NO_TIMES = 'expected a "database" of videos with "annotations" that have a "label" and a "segment" of two times'
+NO_TIMES = "gt.json: database['v'].annotations[0]: expected a label and a segment [start, end], got"
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("gt.json", None, "gt.json: expected a file, found none"),
-        ("gt.json", "[]", f"gt.json: {NO_TIMES}, got something else at the top"),
+        ("gt.json", "[]", 'gt.json: expected an object with a "database" of videos, got []'),
         (
             "gt.json",
             '{"database": {"v": {"annotations": [{"label": "x"}]}}}',
-            f"gt.json: {NO_TIMES}, got something else at v",
+            f"{NO_TIMES} {{'label': 'x'}}",
         ),
         (
             "gt.json",
             '{"database": {"v": {"annotations": [{"label": "x", "segment": ["1", "b"]}]}}}',
-            f"gt.json: {NO_TIMES}, got something else at v",
+            f"{NO_TIMES} {{'label': 'x', 'segment': ['1', 'b']}}",
         ),
         (
             "gt.json",
             '{"database": {"v": {"annotations": [{"label": "x", "segment": [1, 2, 3]}]}}}',
-            f"gt.json: {NO_TIMES}, got something else at v",
+            f"{NO_TIMES} {{'label': 'x', 'segment': [1, 2, 3]}}",
         ),
         ("split_test.txt", None, "split_test.txt: expected a file, found none"),
         ("split_test.txt", "v9\n", "gt.json: expected v9, which split_test.txt lists, found no such video"),

@@ -256,7 +256,10 @@ def test_nothing_is_unpickled_that_is_not_trusted(tmp_path: Path) -> None:
     torch.save(trap, tmp_path / "v1.pt")
     (tmp_path / "v1.pkl").write_bytes(pickle.dumps(trap))
     np.save(tmp_path / "v1.npy", np.array([trap], dtype=object))
-    pickled = "pickled Python objects, which can run any code: set data.trusted=true if you trust where they come from"
+    pickled = (
+        "pickled Python objects, which can run any code: set data.trusted=true (predict: --trusted) if you trust where "
+        "they come from"
+    )
     for source, message in (
         (NpzMember(tmp_path / "v1.npz"), f"expected an .npz archive of plain arrays, got {pickled}"),
         (PickleFile(tmp_path / "v1.pkl"), f"expected an array, got {pickled}"),

@@ -77,7 +77,7 @@ def test_coverage_on_real_annotations(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, -1.0, "long", [3], float("inf")])
 def test_an_impossible_duration_is_refused(value: Any) -> None:
-    message = r"^ground truth: database\['v'\]\.duration: expected a number of seconds above 0, got "
+    message = r"^ground truth: database\['v'\]\.duration: expected a number above 0, got "
     with pytest.raises(InputError, match=message):
         analyse(FOUND, with_duration(value))
 

@@ -18,9 +18,10 @@ from potloc_fast.evaluation import (
     read_ground_truth,
     write_detections,
 )
+from potloc_fast.names import normalize
 
 ENTRY = {"label": "a", "score": 0.5, "segment": [1.0, 2.0]}
-NAMES = st.text(min_size=1, max_size=4)
+NAMES = st.text(min_size=1, max_size=4).map(normalize)
 TIMES = st.floats(-1e6, 1e6)
 ENTRIES = st.builds(
     lambda label, score, times: {"label": label, "score": score, "segment": sorted(times)},
@@ -80,7 +81,6 @@ def test_file_round_trip_keeps_file_order(tmp_path: Path) -> None:
         {**ENTRY, "score": float("nan")},
         {**ENTRY, "score": "high"},
         {**ENTRY, "score": 10**400},
-        {**ENTRY, "label": 3},
         {**ENTRY, "label": ["a"]},
         "a",
     ],
@@ -145,8 +145,28 @@ def test_malformed_ground_truth_is_named() -> None:
     value["database"]["v1"]["annotations"][0]["segment"] = ["1", "x"]
     with pytest.raises(InputError, match=r"^ground truth: database\['v1'\]\.annotations\[0\]: expected a label and a"):
         Segments.from_ground_truth(value)
-    with pytest.raises(InputError, match=r"^ground truth: database\['v1'\]: expected an object with annotations"):
-        Segments.from_ground_truth({"database": {"v1": {"subset": "test"}}})
+    with pytest.raises(InputError, match=r"^ground truth: database\['v1'\]: expected an object with a list of annot"):
+        Segments.from_ground_truth({"database": {"v1": {"annotations": 3}}})
+
+
+def test_labels_may_be_numbers_and_videos_without_annotations() -> None:
+    truth = {"database": {"v1": {"annotations": [{"label": 0, "segment": [0, 1]}]}, "v2": {"subset": "testing"}}}
+    found = {"results": {"v1": [{**ENTRY, "label": 0}, {**ENTRY, "label": "0"}, {**ENTRY, "label": 1}]}}
+    assert Segments.from_ground_truth(truth).labels == ("0",)
+    assert Segments.from_ground_truth(truth).videos == ("v1", "v2")
+    segments = Segments.from_results(found)
+    assert (segments.labels, segments.label.tolist()) == (("0", "1"), [0, 0, 1])
+
+
+def test_ground_truth_leaves_out_what_has_no_length_and_what_stands_twice() -> None:
+    spans = [[0, 1], [5, 5], ["0", "1.0"], [2, 3]]
+    entry = {"annotations": [{"label": "a", "segment": span} for span in spans]}
+    truth = Segments.from_ground_truth({"database": {"v1": entry}}, source="gt.json")
+    assert truth.start_sec.tolist() == [0, 2]
+    assert truth.notes == (
+        "gt.json: instances left out, as they end where they start: 1, the first in v1",
+        "gt.json: instances merged, as they stand twice: 1, the first in v1",
+    )
 
 
 def test_ambiguous_regions(tmp_path: Path) -> None:

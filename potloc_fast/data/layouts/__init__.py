@@ -14,6 +14,7 @@ from potloc_fast.config.schema import FolderData
 from potloc_fast.data.layouts import actionformer, backtal, hapt, hrpro, lacp, opentad, plain, wtalc
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Listing
+from potloc_fast.data.recording import Tidy
 from potloc_fast.errors import InputError
 
 
@@ -54,11 +55,15 @@ def read_listing(options: FolderData) -> Listing:
         raise InputError("key data.root: expected the folder or archive of the data set, got none: give data.root=PATH")
     if not root.exists():
         raise InputError(f"{root}: expected the folder or archive of a data set, found none")
-    if options.layout != "auto":
-        return LAYOUTS[options.layout].read(root, options)
-    name, seen = _find_layout(root)
+    name, seen = _find_layout(root) if options.layout == "auto" else (options.layout, "")
+    notes = (f"{root}: layout {name}, seen from {seen}",) if seen else ()
     listing = LAYOUTS[name].read(root, options)
-    return replace(listing, notes=(f"{root}: layout {name}, seen from {seen}", *listing.notes))
+    tidy = Tidy(root)
+    entries = tuple(
+        replace(entry, instances=tidy.instances(entry.id, entry.instances), points=tidy.points(entry.id, entry.points))
+        for entry in listing.entries
+    )
+    return replace(listing, entries=entries, notes=notes + listing.notes, taken_out=tidy.findings)
 
 
 def _find_layout(root: Path) -> tuple[str, str]:
@@ -72,8 +77,8 @@ def _find_layout(root: Path) -> tuple[str, str]:
     nearest = max(looked, key=lambda name: len(looked[name][0]))
     found, missing = looked[nearest]
     if not found:
-        signs = "; ".join(f"{name} ({', '.join(missing)})" for name, (_, missing) in looked.items())
-        raise InputError(f"{root}: expected one of the layouts {signs}, found none of their files: set data.layout")
+        names = ", ".join(LAYOUTS)
+        raise InputError(f"{root}: expected one of the layouts {names}, found none of their files: set data.layout")
     raise InputError(
         f"{root}: expected one of the layouts {', '.join(LAYOUTS)}, "
         f"found {' and '.join(found)} as in {nearest}, but no {' and no '.join(missing)}: set data.layout"

@@ -20,6 +20,7 @@ from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.layouts.videos import list_videos, only_one
 from potloc_fast.data.listing import Listing
 from potloc_fast.data.sources import HDF5_SUFFIXES, locate
+from potloc_fast.files import listed
 
 ANNOTATIONS = ("annotations/thumos14.json", "annotations/anet1.3_*_filtered.json")
 SIGNS = Signs(ANNOTATIONS)
@@ -44,13 +45,13 @@ def read(root: Path, options: FolderData) -> Listing:
     Raises:
         InputError: a file is missing or can't be used.
     """
-    found = [path for pattern in ANNOTATIONS for path in root.glob(pattern)]
+    found = [path for pattern in ANNOTATIONS for path in listed(root, pattern)]
     database = read_database(options.annotations or only_one(found, root / "annotations", "data.annotations"))
     place = options.features
     if place is None:
         kind = "tsp" if "tsp" in database.path.stem else "i3d"
-        folders = [path for path in root.glob("*features") if path.is_dir()]
-        files = [path for path in root.glob("*") if path.suffix.lower() in HDF5_SUFFIXES]
+        folders = [path for path in listed(root, "*features") if path.is_dir()]
+        files = [path for path in listed(root) if path.suffix.lower() in HDF5_SUFFIXES]
         several = [*folders, *files]
         place = only_one([path for path in several if kind in path.name.lower()] or several, root, "data.features")
     fps, window, stride = GRIDS.get(database.path.stem, (None, None, None))

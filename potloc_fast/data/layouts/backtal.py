@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import SUBSETS, assign_subsets, choose_grid, find_name, read_database
+from potloc_fast.data.annotations import SUBSETS, assign_subsets, choose_grid, read_database
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.layouts.videos import only_one, read_points
 from potloc_fast.data.listing import Entry, Listing
 from potloc_fast.data.recording import Point
 from potloc_fast.data.sources import NpzMember, read_npz
 from potloc_fast.errors import InputError
+from potloc_fast.files import listed
+from potloc_fast.names import find_name, normalize
 
 SIGNS = Signs(tuple(f"{name}/*.npz" for group in SUBSETS for name in group))
 recognize = SIGNS.recognize
@@ -76,12 +78,12 @@ def read(root: Path, options: FolderData) -> Listing:
         InputError: a file is missing or can't be used.
     """
     folder = options.features or root
-    database = read_database(options.annotations or only_one(list(root.glob("*.json")), root, "data.annotations"))
+    database = read_database(options.annotations or only_one(listed(root, "*.json"), root, "data.annotations"))
     if database.activity_list is None:
         raise InputError(f'{database.path}: expected the names of the classes as "activity_list", found none')
     classes = database.activity_list
     table, notes = read_points(options, database)
-    archives = sorted(path for group in SUBSETS for name in group for path in (folder / name).glob("*.npz"))
+    archives = sorted(path for group in SUBSETS for name in group for path in listed(folder / name, "*.npz"))
     subsets = assign_subsets({path.parent.name for path in archives}, folder)
     entries: list[Entry] = []
     unlisted: list[str] = []
@@ -90,7 +92,7 @@ def read(root: Path, options: FolderData) -> Listing:
         if path.parent.name not in subsets:
             continue
         facts = read_npz(path, FACTS, trusted=options.trusted)
-        name = _text(facts["vid_name"]) if "vid_name" in facts else path.stem
+        name = normalize(_text(facts["vid_name"]) if "vid_name" in facts else path.stem)
         video = find_name(name, database.videos)
         if video is None:
             unlisted.append(name)

@@ -11,7 +11,8 @@ import io
 import re
 import threading
 import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,9 +25,11 @@ from potloc_fast.data.grid import Grid
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing
 from potloc_fast.data.recording import Instance
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
+from potloc_fast.files import check_members, is_hidden, listed
 
 FPS = 50
+DEPTH = 3  # archives within one another: the published one lies in a second
 SIGNS = Signs(("RawData/labels.txt",))
 
 Folder: TypeAlias = Path | zipfile.Path
@@ -95,7 +98,7 @@ def read(root: Path, options: FolderData) -> Listing:
     )
     instances: dict[tuple[int, int], list[Instance]] = {
         (int(match[1]), int(match[2])): []
-        for path in (folder / "RawData").iterdir()
+        for path in (folder / "RawData").iterdir()  # whatever has another name is left out
         if (match := re.fullmatch(r"(?:acc|gyro)_exp(\d+)_user(\d+)\.txt", path.name))
     }
     labels = folder / "RawData" / "labels.txt"
@@ -133,36 +136,42 @@ def open_hapt(root: str | Path) -> Folder:
     root = Path(root)
     missing = InputError(f"{root}: expected the HAPT archive or its folder, found no RawData/labels.txt in it")
     if root.is_dir():
-        found = min(root.rglob("RawData/labels.txt"), default=None)
+        found = next(iter(listed(root, "**/RawData/labels.txt")), None)
         if found is None:
             raise missing
         return found.parent.parent
-    try:
+    with _refusing(root, "a zip archive"):
         archive = zipfile.ZipFile(root)
-        while True:
-            members = archive.namelist()
-            labels = [name for name in members if f"/{name}".endswith("/RawData/labels.txt")]
-            if labels:
-                return zipfile.Path(archive, min(labels).removesuffix("RawData/labels.txt"))
-            nested = [name for name in members if name.lower().endswith(".zip")]
-            if not nested:
-                raise missing
-            outer, archive = archive, zipfile.ZipFile(io.BytesIO(archive.read(min(nested))))
-            archive.filename = f"{outer.filename}/{min(nested)}"
-    except FileNotFoundError:
-        raise InputError(f"{root}: expected the HAPT archive or its folder, found none") from None
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{root}: expected a zip archive, got: {error}") from None
+        for _ in range(DEPTH):
+            check_members(archive, root)
+            members = sorted(name for name in archive.namelist() if not is_hidden(name))
+            for name in members:
+                if f"/{name}".endswith("/RawData/labels.txt"):
+                    return zipfile.Path(archive, name.removesuffix("RawData/labels.txt"))
+            nested = next((name for name in members if name.lower().endswith(".zip")), None)
+            if nested is None:
+                break
+            outer, archive = archive, zipfile.ZipFile(io.BytesIO(archive.read(nested)))
+            archive.filename = f"{outer.filename}/{nested}"
+    raise missing
 
 
 def _read_text(path: Folder) -> str:
+    with _refusing(path, "readable text"), _reading:
+        return path.read_bytes().decode()
+
+
+@contextmanager
+def _refusing(path: Folder, expected: str) -> Iterator[None]:
+    """Answer whatever a reader raises in one sentence: what is damaged, encrypted or packed in an unknown way."""
     try:
-        with _reading:
-            return path.read_bytes().decode()
-    except FileNotFoundError:
+        yield
+    except InputError:
+        raise
+    except (FileNotFoundError, KeyError):
         raise InputError(f"{path}: expected a file, found none") from None
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: expected readable text, got: {error}") from None
+    except Exception as error:
+        raise InputError(f"{path}: expected {expected}, got: {error or type(error).__name__}") from None
 
 
 def _read_table(path: Folder, columns: int, dtype: type[np.generic]) -> NDArray[Any]:
@@ -177,11 +186,11 @@ def _read_table(path: Folder, columns: int, dtype: type[np.generic]) -> NDArray[
     except ValueError:
         pass
     # numpy's messages count rows differently from case to case; look again for the line that a user can open.
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         try:
             good = np.array(line.split(), dtype).size in (0, columns)
         except ValueError:
             good = False
         if not good:
-            raise InputError(f"{path}: expected {columns} numbers in line {number}, got {line.strip()[:80]!r}")
+            raise InputError(f"{path}: expected {columns} numbers in line {number}, got {quote(line.strip())}")
     raise InputError(f"{path}: expected rows of {columns} numbers, got something else")

@@ -15,17 +15,19 @@ HR-Pro's files have other names and are read by the same functions.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import Video, choose_grid, find_name, read_database
+from potloc_fast.data.annotations import Video, choose_grid, read_database
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, NpyFile, collect_classes
 from potloc_fast.data.recording import Point
 from potloc_fast.data.tables import group_by_recording, read_table
-from potloc_fast.errors import InputError
-from potloc_fast.files import read_json, read_text
+from potloc_fast.errors import InputError, shorten
+from potloc_fast.files import listed, read_json, read_lines
+from potloc_fast.names import by_name, find_name
 
 SIGNS = Signs(("gt.json",), ("split_train.txt",), ("features/train", "i3d_features/train"))
 recognize = SIGNS.recognize
@@ -80,7 +82,9 @@ def list_splits(root: Path, options: FolderData, truth: Path, known: Mapping[str
     if len(streams) == 1:
         notes += (f"{folder}: features of {streams[0]} alone, without the other stream",)
     files = {
-        (subset, stream): {path.stem for path in (folder / subset / stream).glob("*.npy")}
+        (subset, stream): by_name(
+            ((path.stem, path) for path in listed(folder / subset / stream, "*.npy")), folder / subset / stream
+        )
         for subset in ("train", "test")
         for stream in streams or ("",)  # both streams joined in one file
     }
@@ -88,8 +92,9 @@ def list_splits(root: Path, options: FolderData, truth: Path, known: Mapping[str
     for video, subset in subsets.items():
         sources = []
         for stream in streams or ("",):
-            name = find_name(video, files[subset, stream]) or video
-            sources.append(NpyFile(folder / subset / stream / f"{name}.npy"))
+            name = find_name(video, files[subset, stream])
+            missing = folder / subset / stream / f"{video}.npy"
+            sources.append(NpyFile(missing if name is None else files[subset, stream][name]))
         grid = choose_grid(options.grid, fps=25, window=16, stride=16, video=video)
         found = videos[video]
         entries.append(
@@ -110,7 +115,7 @@ def _read_splits(root: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
     for subset in ("train", "test"):
         path = root / f"split_{subset}.txt"
-        for video in read_text(path).split():
+        for video in filter(None, re.split(r"[ \t\n]+", "\n".join(read_lines(path)))):
             if video in subsets:
                 where = "twice" if subsets[video] == subset else "in split_train.txt as well"
                 raise InputError(f"{path}: expected each video once, found {video} {where}")
@@ -154,7 +159,9 @@ def _read_rates(path: Path) -> dict[str, float]:
             if not 0 < found[video] < math.inf:
                 raise ValueError
     except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{path}: expected the fps of each video by its name, got something else at {video}") from None
+        raise InputError(
+            f"{path}: expected the fps of each video by its name, got something else at {shorten(video)}"
+        ) from None
     return found
 
 
@@ -167,6 +174,6 @@ def _read_point_dict(path: Path) -> list[tuple[str, Point]]:
             found += [(video, Point(str(label), float(sec))) for label, sec in points]
     except (AttributeError, TypeError, ValueError):
         raise InputError(
-            f"{path}: expected a list of [label, seconds] for each video, got something else at {video}"
+            f"{path}: expected a list of [label, seconds] for each video, got something else at {shorten(video)}"
         ) from None
     return found

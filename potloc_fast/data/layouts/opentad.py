@@ -19,13 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import Database, find_name, read_database
+from potloc_fast.data.annotations import Database, read_database
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.layouts.videos import list_videos, only_one
 from potloc_fast.data.listing import Listing
 from potloc_fast.data.sources import locate
 from potloc_fast.errors import InputError
-from potloc_fast.files import read_text
+from potloc_fast.files import listed, read_lines
+from potloc_fast.names import find_name
 
 SIGNS = Signs(("annotations/category_idx.txt", "annotations/thumos_14_anno.json"))
 recognize = SIGNS.recognize
@@ -45,14 +46,14 @@ def read(root: Path, options: FolderData) -> Listing:
         InputError: a file is missing or can't be used.
     """
     folder = root / "annotations"
-    found = [path for path in folder.glob("*.json") if path.name != "blocked.json"]
+    found = [path for path in listed(folder, "*.json") if path.name != "blocked.json"]
     database = _without_ambiguous(read_database(options.annotations or only_one(found, folder, "data.annotations")))
     place = options.features
     if place is None:
-        folders = [path for path in (root / "features").glob("*") if path.is_dir()]
+        folders = [path for path in listed(root / "features") if path.is_dir()]
         place = only_one(folders, root / "features", "data.features")
     missing = place / "missing_files.txt"
-    blocked = {line.strip() for line in read_text(missing).splitlines()} if missing.exists() else set()
+    blocked = set(read_lines(missing)) if missing.exists() else set()
     kept = {name: video for name, video in database.videos.items() if find_name(name, blocked) is None}
     fps, window, stride = _parse(place.name)
     entries, notes = list_videos(
@@ -79,7 +80,7 @@ def _without_ambiguous(database: Database) -> Database:
 
 
 def _read_classes(path: Path, database: Database) -> tuple[str, ...]:
-    classes = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    classes = tuple(filter(None, read_lines(path)))
     unknown = sorted(set(database.classes) - set(classes))
     if unknown:
         raise InputError(f"{path}: expected the class {unknown[0]} of {database.path.name}, found no such line")

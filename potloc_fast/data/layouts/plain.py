@@ -22,7 +22,9 @@ from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, NpyFile, collect_classes
 from potloc_fast.data.recording import Instance, Point
 from potloc_fast.data.tables import Row, group_by_recording, read_table
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
+from potloc_fast.files import find_path, listed
+from potloc_fast.names import by_name
 
 SIGNS = Signs(("points.csv", "instances.csv"), ("features/*.npy", "recordings.csv"))
 recognize = SIGNS.recognize
@@ -42,12 +44,13 @@ def read(root: Path, options: FolderData) -> Listing:
         InputError: a file is missing or can't be used, or it is nowhere said how long a snippet lasts.
     """
     folder = options.features or root / "features"
+    files = by_name(((path.stem, path) for path in listed(folder, "*.npy")), folder)
     table = root / "recordings.csv"
     if table.exists():
         rows = read_table(table, ("recording",))
     else:
         # A row of no table: all that is known is that there are features.
-        rows = [Row(folder, 0, {"recording": path.stem}) for path in sorted(folder.glob("*.npy"))]
+        rows = [Row(folder, 0, {"recording": name}) for name in files]
     names = [row.text("recording") for row in rows]
     if not names:
         raise InputError(f"{root}: expected recordings in recordings.csv or as .npy files in {folder}, found none")
@@ -79,12 +82,13 @@ def read(root: Path, options: FolderData) -> Listing:
     entries = []
     for row in rows:
         name = row["recording"]
+        path = find_path(root / row["features"]) if row["features"] else files.get(name, folder / f"{name}.npy")
         duration = _positive(row, "duration_sec")
         entries.append(
             Entry(
                 id=name,
                 subset=_subset(row) or ("train" if name in labelled else "test"),
-                sources=(NpyFile(root / row["features"] if row["features"] else folder / f"{name}.npy"),),
+                sources=(NpyFile(path),),
                 grid=_grid(row, duration, options, root),
                 instances=tuple(instances.get(name, ())),
                 points=tuple(points.get(name, ())),
@@ -105,7 +109,7 @@ def _positive(row: Row, column: str) -> float | None:
 
 def _subset(row: Row) -> str:
     if row["subset"] not in ("", "train", "test"):
-        raise InputError(f"{row.path}: expected subset train or test in line {row.line}, got {row['subset']!r}")
+        raise InputError(f"{row.path}: expected subset train or test in line {row.line}, got {quote(row['subset'])}")
     return row["subset"]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potloc_fast.files import listed
+
 
 class Signs:
     """What the folder of a layout can't be without.
@@ -23,7 +25,7 @@ class Signs:
         """
         found, missing = [], []
         for patterns in self.patterns:
-            paths = (path for pattern in patterns for path in sorted(root.glob(pattern))[:1])
+            paths = (path for pattern in patterns for path in listed(root, pattern)[:1])
             if path := next(paths, None):
                 found.append(str(path.relative_to(root)))
             else:

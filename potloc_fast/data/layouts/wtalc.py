@@ -28,8 +28,9 @@ from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, collect_classes
 from potloc_fast.data.recording import Instance, Point, to_features
 from potloc_fast.data.tables import group_by_recording
-from potloc_fast.errors import InputError
-from potloc_fast.files import read_text
+from potloc_fast.errors import InputError, quote
+from potloc_fast.files import listed, read_lines
+from potloc_fast.names import normalize
 
 FEATURES = "-I3D-JOINTFeatures.npy"
 ANNOTATIONS = "-Annotations"
@@ -149,7 +150,7 @@ def load_entries(path: Path, count: int | None, trusted: bool) -> NDArray[Any]:
         with open(path, "rb") as file:
             magic = file.read(6)
             if magic != b"\x93NUMPY":
-                raise InputError(f"{path}: expected a .npy file, got one that starts with {magic!r}")
+                raise InputError(f"{path}: expected a .npy file, got one that starts with {quote(magic)}")
             file.seek(0)
             array: NDArray[Any] = np.load(file, allow_pickle=trusted, encoding="bytes")
     except InputError:
@@ -170,7 +171,7 @@ def load_entries(path: Path, count: int | None, trusted: bool) -> NDArray[Any]:
 
 
 def _find_set(root: Path) -> str:
-    found = sorted(path.parent.name.removesuffix(ANNOTATIONS) for path in root.glob(f"*{ANNOTATIONS}/videoname.npy"))
+    found = sorted(path.parent.name.removesuffix(ANNOTATIONS) for path in listed(root, f"*{ANNOTATIONS}/videoname.npy"))
     if len(found) != 1:
         raise InputError(
             f"{root}: expected one folder <set>{ANNOTATIONS}, found {', '.join(found) or 'none'}"
@@ -180,14 +181,14 @@ def _find_set(root: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return normalize(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
 
 
 def _seconds(value: Any, path: Path, video: str) -> float:
     try:
         return float(np.asarray(value).reshape(()))
     except (TypeError, ValueError):
-        raise InputError(f"{path}: expected seconds for {video}, got {_text(value)!r}") from None
+        raise InputError(f"{path}: expected seconds for {video}, got {quote(_text(value))}") from None
 
 
 def _read_instances(folder: Path, video: str, segments: Any, labels: Any) -> tuple[Instance, ...]:
@@ -198,7 +199,7 @@ def _read_instances(folder: Path, video: str, segments: Any, labels: Any) -> tup
     except (TypeError, ValueError):
         raise InputError(
             f"{folder}: expected in segments.npy a [start, end] for each label of labels.npy, "
-            f"got {segments!r:.60} and {labels!r:.60} for {video}"
+            f"got {quote(segments)} and {quote(labels)} for {video}"
         ) from None
 
 
@@ -209,7 +210,7 @@ def _read_points(
     path = chosen
     note: tuple[str, ...] = ()
     if path is None:
-        found = [*sorted(folder.glob("single_frames/*.txt")), *sorted(root.glob("single_frames/*.txt"))]
+        found = [*listed(folder, "single_frames/*.txt"), *listed(root, "single_frames/*.txt")]
         # THUMOS1.txt belongs to Thumos14.
         found = [file for file in found if name.lower().startswith(file.stem.rstrip("0123456789").lower())]
         if not found:
@@ -218,7 +219,7 @@ def _read_points(
         if len(found) > 1:
             note = (f"{path}: the points of one person out of {len(found)}, data.points_file chooses",)
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         cells = [cell.strip() for cell in line.split(",", maxsplit=2)]
         if cells == [""]:
             continue
@@ -226,8 +227,6 @@ def _read_points(
             video, sec, label = cells
             rows.append((video, Point(label, float(sec))))
         except ValueError:
-            raise InputError(
-                f"{path}: expected video,seconds,label in line {number}, got {line.strip()[:80]!r}"
-            ) from None
+            raise InputError(f"{path}: expected video,seconds,label in line {number}, got {quote(line)}") from None
     points, notes = group_by_recording(path, rows, videos)
     return points, note + notes

@@ -1,0 +1,159 @@
+"""Names: composed and decomposed Unicode, YouTube's prefix, hidden files, and files that are named after recordings."""
+
+from __future__ import annotations
+
+import ast
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import potloc_fast
+from potloc_fast.config.schema import FolderData
+from potloc_fast.data.dataset import TrainingSet
+from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.recording import Dataset
+from potloc_fast.errors import InputError
+from potloc_fast.evaluation import Segments, analyse, evaluate
+from potloc_fast.names import by_name, file_name, find_names
+from potloc_fast.pseudo_labels import generate, read_points
+
+COMPOSED = "\u00dcbung"
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
+HOSTILE = (
+    "",
+    ".",
+    "..",
+    "../../x",
+    "a/b",
+    "a\\b",
+    "-rf",
+    "~",
+    "a\nb",
+    "a\0b",
+    "\udcff",
+    "x" * 300,
+    "\u00e9" * 120,
+    ".x",
+)
+
+
+def test_files_of_recordings_are_safe_short_and_unique(tmp_path: Path) -> None:
+    names = [*HOSTILE, "walk", "walk 1 [b]", "x" * 301, "a_b", file_name("a/b")]
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    for name in files:
+        path = tmp_path / f"{name}.png"
+        path.touch()
+        assert path.parent == tmp_path
+        assert name.isprintable()
+        assert name[0] not in ".-~"
+        assert len(name.encode()) < 120
+    assert files[len(HOSTILE) :][:2] == ["walk", "walk 1 [b]"]
+
+
+def plain(root: Path, files: str, tables: str) -> Path:
+    (root / "features").mkdir(parents=True)
+    for name in (files, "other"):
+        np.save(root / "features" / f"{name}.npy", np.ones((9, 2), np.float32))
+    (root / "points.csv").write_text(f"recording,label,time_sec\n{tables},{tables},1.5\n", encoding="utf-8")
+    (root / "instances.csv").write_text(f"recording,label,start_sec,end_sec\n{files},{files},1,2\n", encoding="utf-8")
+    return root
+
+
+def read(root: Path, **options: Any) -> Dataset:
+    return read_listing(FolderData(layout="plain", root=root, grid={"fps": 2}, **options)).open()
+
+
+@pytest.mark.parametrize("files", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("tables", [COMPOSED, DECOMPOSED])
+def test_a_layout_takes_both_forms_of_a_name(tmp_path: Path, files: str, tables: str) -> None:
+    root = plain(tmp_path / "data", files, tables)
+    for name in ("recordings.csv", None):
+        if name:
+            (root / name).write_text(f"recording,features\n{tables},features/{tables}.npy\n", encoding="utf-8")
+        else:
+            (root / "recordings.csv").unlink()
+        dataset = read(root)
+        assert dataset.classes == (COMPOSED,)
+        [found] = [recording for recording in dataset.recordings if recording.id == COMPOSED]
+        assert (len(found.points), len(found.instances), found.subset) == (1, 1, "train")
+
+
+def test_files_whose_names_become_equal_are_refused(tmp_path: Path) -> None:
+    root = plain(tmp_path / "data", COMPOSED, COMPOSED)
+    np.save(root / "features" / f"{DECOMPOSED}.npy", np.ones((9, 2), np.float32))
+    with pytest.raises(InputError, match="expected each name once"):
+        read(root)
+    with pytest.raises(InputError, match="expected each name once"):
+        by_name([(COMPOSED, 1), (DECOMPOSED, 1)], "here")
+
+
+def test_hidden_files_are_no_recordings(tmp_path: Path) -> None:
+    root = plain(tmp_path / "data", "walk", "walk")
+    for name in ("._walk.npy", ".hidden.npy"):
+        (root / "features" / name).write_bytes(b"\0\5\x16\7")
+    assert [recording.id for recording in read(root).recordings] == ["other", "walk"]
+
+
+def test_folders_and_lines_are_read_in_one_place() -> None:
+    # `files.listed` leaves hidden files out, and `files.read_lines` cuts at line ends alone.
+    package = Path(potloc_fast.__file__).parent
+    elsewhere = {
+        "files.py": {"glob"},
+        "config/load.py": {"iterdir"},  # the package's own presets
+        "data/layouts/hapt.py": {"iterdir"},  # archives too; whatever has another name is left out
+        "data/download.py": {"iterdir"},
+        "engine/train.py": {"glob"},  # what a run wrote itself
+        # messages of other libraries, and a log of our own
+        **{
+            key: {"splitlines"}
+            for key in ("cli.py", "data/sources.py", "engine/capture.py", "engine/fit.py", "plots.py")
+        },
+    }
+    for path in package.rglob("*.py"):
+        called = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        name = path.relative_to(package).as_posix()
+        assert called & {"glob", "rglob", "iterdir", "listdir", "scandir", "splitlines"} <= elsewhere.get(
+            name, set()
+        ), name
+
+
+def results(*videos: str) -> dict[str, Any]:
+    return {"results": {video: [{"label": "a", "score": 0.9, "segment": [0, 10]}] for video in videos}}
+
+
+def truth(*videos: str) -> dict[str, Any]:
+    return {"database": {video: {"annotations": [{"label": "a", "segment": [0, 10]}]} for video in videos}}
+
+
+@pytest.mark.parametrize(
+    ("found", "known"), [("v_x", "x"), ("x", "v_x"), (COMPOSED, DECOMPOSED), (f"v_{DECOMPOSED}", COMPOSED)]
+)
+def test_one_rule_for_names_everywhere(tmp_path: Path, found: str, known: str) -> None:
+    assert evaluate(results(found), truth(known)).mean == 100
+    assert evaluate(results(found), truth(known), subset=None).warnings == ()
+    assert analyse(results(found), truth(known)).map == 100
+    regions = Segments.from_ground_truth(truth(found))
+    assert evaluate(results(known), truth(known), ambiguous=regions).mean == 0
+    (tmp_path / "points.csv").write_text(f"class,video_id,point\na,{known},100\n", encoding="utf-8")
+    (tmp_path / "fps.json").write_text(json.dumps({found: 25}))
+    points = read_points(tmp_path / "points.csv", tmp_path / "fps.json")
+    assert len(generate(Segments.from_results(results(found)), points)) == 1
+
+
+def test_names_that_are_one_video_are_refused() -> None:
+    with pytest.raises(InputError, match="detections: expected each video once, found x and v_x, which are one"):
+        evaluate(results("x", "v_x"), truth("x"))
+    assert evaluate(results("x", "v_x"), truth("x", "v_x")).mean == 100
+    with pytest.raises(InputError, match="found x and v_x"):
+        find_names(("x", "v_x"), ("x",), "here")
+
+
+def test_labels_of_training_follow_the_same_rule(tmp_path: Path) -> None:
+    recordings = read(plain(tmp_path / "data", "walk", "walk")).recordings
+    data = TrainingSet(recordings, ("walk",), labels={"v_walk": [("walk", 1.0, 0.5, 2.0)]})
+    assert [len(labels.classes) for labels in data.labels] == [0, 1]
