@@ -292,3 +292,25 @@ def test_a_pyramid_splits_into_its_levels() -> None:
     assert [part.shape[1] for part, _ in parts] == [6, 3, 2]
     assert torch.equal(torch.cat([part for part, _ in parts], dim=1), logits)
     assert torch.equal(torch.cat([part for _, part in parts], dim=1), mask)
+
+
+@pytest.mark.parametrize("make", [base, with_boundaries])
+def test_an_exported_model_takes_other_lengths(make: type[nn.Module]) -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = make().eval()
+
+        def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
+            pyramid = self.model(x, mask)
+            return pyramid.logits, pyramid.mask, pyramid.distances
+
+    def inputs(t: int) -> tuple[Tensor, Tensor]:
+        return normal(2, t, FEATURES, seed=t), normal(2, t, seed=t + 1) > -1
+
+    dynamic = torch.export.Dim.DYNAMIC
+    model = Scores()
+    exported = torch.export.export(model, inputs(37), dynamic_shapes=({1: dynamic}, {1: dynamic})).module()
+    for t in (36, 64, 101):
+        for one, other in zip(exported(*inputs(t)), model(*inputs(t)), strict=True):
+            torch.testing.assert_close(one, other)
