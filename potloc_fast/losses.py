@@ -142,7 +142,7 @@ def level_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None, p
         valid = (torch.ones_like(mask) if pool_padding else mask).sum(dim=1, keepdim=True)
         k = (valid / ratio).long().clamp(min=1)  # [B, 1]
         # At least the largest k; a number that an export can leave open.
-        most = torch.sym_min(p.shape[1], torch.sym_int(p.shape[1] / ratio) + 1)
+        most = torch.sym_min(p.shape[1], torch.sym_int(p.shape[1] / ratio) + 1)  # type: ignore[no-untyped-call]
         ranked = p.topk(most, dim=1).values
         taken = torch.arange(ranked.shape[1], device=p.device)[None, :, None] < k.unsqueeze(-1)
         pooled = (ranked * taken).sum(dim=1) / k

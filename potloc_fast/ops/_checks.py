@@ -52,7 +52,7 @@ def check_floating(op: str, **tensors: Tensor) -> None:
 def _may_have_tangent(tensor: Tensor) -> bool:
     # What a transform of torch.func has wrapped hides the tangents of the levels around it.
     wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return wrapped or forward_ad.unpack_dual(tensor).tangent is not None
+    return wrapped or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def check_dtype(op: str, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
