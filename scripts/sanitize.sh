@@ -6,7 +6,7 @@
 # all that they hand over would be reported. Instead the tests compare bits for 1 to several threads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$(realpath -s "${1:-python}")
+python=$(realpath -s "$(command -v "${1:-python}")")
 out=$PWD/build/sanitize
 POTLOC_FAST_SANITIZE=address,undefined POTLOC_FAST_CUDA=0 "$python" setup.py -q build --build-base "$out" --build-lib "$out/lib"
 # The sanitizers' libraries must be there before Python is; Python itself leaks, and handles its own faults.
