@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_DIR ?= runs/demo
 
-.PHONY: demo test install clean
+.PHONY: demo test nightly install clean
 
 demo: $(BIN)/.installed
 	$(BIN)/potloc-fast demo $(if $(DATA),--data "$(DATA)") --run-dir "$(RUN_DIR)"
@@ -16,6 +16,22 @@ test: $(BIN)/.tested
 	$(BIN)/pytest
 	$(BIN)/pytest --doctest-modules --pyargs potloc_fast
 	$(BIN)/python -m benchmarks --quick --compare benchmarks/results/amd-epyc.csv --max-regression 60%
+
+# The long forms of what the tests do for a few minutes; `make -k nightly` goes on after a failure.
+NIGHTLY := nightly-operators nightly-files nightly-kills nightly-memory nightly-sanitizers
+.PHONY: $(NIGHTLY)
+nightly: $(NIGHTLY)
+$(NIGHTLY): $(BIN)/.tested
+nightly-operators:
+	$(BIN)/python -m tests.faults.operators --count 200000
+nightly-files:
+	$(BIN)/python -m tests.faults.files --count 50000
+nightly-kills:
+	$(BIN)/python -m tests.faults.kills --count 500
+nightly-memory:
+	$(BIN)/python -m tests.faults.memory --predictions 10000 --steps 100000
+nightly-sanitizers:
+	COUNT=20000 scripts/sanitize.sh $(BIN)/python
 
 install: $(BIN)/.installed
 

@@ -69,6 +69,7 @@ class CMakeBuild(build_ext):
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DPOTLOC_FAST_TORCH={find_torch()}",
                 f"-DPOTLOC_FAST_CUDA={os.environ.get('POTLOC_FAST_CUDA', 'auto')}",
+                f"-DPOTLOC_FAST_SANITIZE={os.environ.get('POTLOC_FAST_SANITIZE', '')}",
             ],
             check=True,
         )

@@ -141,7 +141,9 @@ def level_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None, p
         p = logits[..., :-1].float().sigmoid() * mask.unsqueeze(-1)  # padding scores 0 and is never among the K
         valid = (torch.ones_like(mask) if pool_padding else mask).sum(dim=1, keepdim=True)
         k = (valid / ratio).long().clamp(min=1)  # [B, 1]
-        ranked = p.topk(min(p.shape[1], int(p.shape[1] / ratio) + 1), dim=1).values  # at least the largest k
+        # At least the largest k; a number that an export can leave open.
+        most = torch.sym_min(p.shape[1], torch.sym_int(p.shape[1] / ratio) + 1)  # type: ignore[no-untyped-call]
+        ranked = p.topk(most, dim=1).values
         taken = torch.arange(ranked.shape[1], device=p.device)[None, :, None] < k.unsqueeze(-1)
         pooled = (ranked * taken).sum(dim=1) / k
         if absent is not None:

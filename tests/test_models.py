@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from potloc_fast.losses import video_scores
 from potloc_fast.models import BaseModel, POTLoc, Pyramid
 from potloc_fast.models.layers import DepthwiseConv, TemporalConv
 from potloc_fast.models.winograd import conv3
@@ -292,3 +293,38 @@ def test_a_pyramid_splits_into_its_levels() -> None:
     assert [part.shape[1] for part, _ in parts] == [6, 3, 2]
     assert torch.equal(torch.cat([part for part, _ in parts], dim=1), logits)
     assert torch.equal(torch.cat([part for _, part in parts], dim=1), mask)
+
+
+@pytest.mark.parametrize("make", [base, with_boundaries])
+def test_an_exported_model_takes_other_lengths(make: type[nn.Module]) -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = make().eval()
+
+        def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
+            pyramid = self.model(x, mask)
+            return pyramid.logits, pyramid.mask, pyramid.distances, video_scores(pyramid, 8.0)
+
+    def inputs(t: int) -> tuple[Tensor, Tensor]:
+        return normal(2, t, FEATURES, seed=t), normal(2, t, seed=t + 1) > -1
+
+    dynamic = torch.export.Dim.DYNAMIC
+    model = Scores()
+    exported = torch.export.export(model, inputs(37), dynamic_shapes=({1: dynamic}, {1: dynamic})).module()
+    for t in (36, 64, 101):
+        for one, other in zip(exported(*inputs(t)), model(*inputs(t)), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("make", [base, potloc, with_boundaries])
+@pytest.mark.parametrize("wide", [1, 512])
+def test_a_model_on_the_meta_device_says_its_shapes(
+    make: type[nn.Module], wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potloc_fast.models.layers.WIDE", wide)
+    x = normal(2, 33, FEATURES)
+    found, want = make().to("meta")(x.to("meta")), make()(x)
+    assert found.logits.device.type == "meta"
+    assert (found.logits.shape, found.mask.shape) == (want.logits.shape, want.mask.shape)
+    assert found.level_lengths == want.level_lengths

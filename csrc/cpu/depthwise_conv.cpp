@@ -115,10 +115,8 @@ void depthwise_conv_backward(
     for (int64_t tap = 0; tap < 3 * call.filters; ++tap) {
       std::fill_n(share + tap * channels, width, A(0));
     }
-    // With stride 2 the gradients are as if there were rows of zeros in between.
-    const auto grad_row = [&](int64_t n, int64_t s) {
-      return s % call.stride == 0 ? grads[n][s / call.stride] : kZeros<A>;
-    };
+    // Whether a tap of the output meets this row: with stride 2 every other one is not there.
+    const auto is_row = [&](int64_t s) { return s >= 0 && s % call.stride == 0 && s / call.stride < out_length; };
     for (int64_t s = first; s < last; ++s) {
       T* to = grad_x + (b * call.length + s) * channels + c;
       if (mask != nullptr && !mask[s]) {
@@ -127,16 +125,34 @@ void depthwise_conv_backward(
       }
       const A* here = rows[s];
       std::fill_n(sum, width, A(0));
+      const bool met[3] = {is_row(s + 1), is_row(s), is_row(s - 1)};
       for (int64_t n = 0; n < call.filters; ++n) {
-        const A *g0 = grad_row(n, s + 1), *g1 = grad_row(n, s), *g2 = grad_row(n, s - 1);
-        const A *w0 = weight + 3 * n * channels + c, *w1 = w0 + channels, *w2 = w1 + channels;
-        A *share0 = share + 3 * n * channels, *share1 = share0 + channels, *share2 = share1 + channels;
+        const A* w = weight + 3 * n * channels + c;
+        A* shares = share + 3 * n * channels;
+        if (met[0] && met[1] && met[2]) {
+          const A *g0 = grads[n][s + 1], *g1 = grads[n][s], *g2 = grads[n][s - 1];
+          const A *w0 = w, *w1 = w0 + channels, *w2 = w1 + channels;
+          A *share0 = shares, *share1 = share0 + channels, *share2 = share1 + channels;
 #pragma omp simd
-        for (int64_t i = 0; i < width; ++i) {
-          sum[i] += w0[i] * g0[i] + w1[i] * g1[i] + w2[i] * g2[i];
-          share0[i] += g0[i] * here[i];
-          share1[i] += g1[i] * here[i];
-          share2[i] += g2[i] * here[i];
+          for (int64_t i = 0; i < width; ++i) {
+            sum[i] += w0[i] * g0[i] + w1[i] * g1[i] + w2[i] * g2[i];
+            share0[i] += g0[i] * here[i];
+            share1[i] += g1[i] * here[i];
+            share2[i] += g2[i] * here[i];
+          }
+          continue;
+        }
+        // Tap by tap, without those that meet no row: zero times infinity would be NaN.
+        for (int64_t k = 0; k < 3; ++k) {
+          if (met[k]) {
+            const A *g = grads[n][(s + 1 - k) / call.stride], *tap = w + k * channels;
+            A* own = shares + k * channels;
+#pragma omp simd
+            for (int64_t i = 0; i < width; ++i) {
+              sum[i] += tap[i] * g[i];
+              own[i] += g[i] * here[i];
+            }
+          }
         }
       }
       convert(sum, to, width);

@@ -50,7 +50,8 @@ struct Fused {
     const A numerator = n * nz + o * (1 + b);
     p = n * oz * inverse;
     q = numerator * inverse;
-    log_p = std::min(x, A(0)) - std::max(z, A(0)) - log1p(w);
+    // Both logits may be so large that their sum is infinite.
+    log_p = std::max(std::min(x, A(0)) - std::max(z, A(0)) - log1p(w), std::numeric_limits<A>::lowest());
     const bool sure = p > A(0.5), x_leads = x + z <= 0;
     const A scaled = sure ? 1 + e + std::min(a, b) : numerator;
     const A u = sure ? scaled * inverse : 1 - p;
@@ -190,14 +191,17 @@ void find_gradients(Block<A>& block, A gamma) {
     if constexpr (kSquare) {
       slope = f.q * (2 * f.p * f.log_p - f.q);
     } else {
-      const A quotient = f.q < std::numeric_limits<A>::min() ? A(-1) : f.log_p / f.q;
+      // Q may be rounded to a little less than 1.
+      const A quotient =
+          f.q < std::numeric_limits<A>::min() ? A(-1) : std::max(f.log_p / f.q, std::numeric_limits<A>::lowest());
       slope = power<kSquare>(f.q, f.log_q, gamma) * (gamma * f.p * quotient - 1);
     }
     // d focal(Q) = -P^gamma (gamma log Q - P / Q) d log P
     const A weight = miss == 0 ? A(0) : miss * power<kSquare>(f.p, f.log_p, gamma);
-    const A common = (hit == 0 ? A(0) : hit * slope) - (miss == 0 ? A(0) : weight * gamma * f.log_q);
-    e.grad_x[i] = common * f.slope_x + weight * f.odds_x;
-    e.grad_z[i] = common * f.slope_z + weight * f.odds_z;
+    // log Q meets the slopes first: gamma times it may be infinite, where they are 0.
+    const A common = hit == 0 ? A(0) : hit * slope;
+    e.grad_x[i] = common * f.slope_x + weight * (f.odds_x - gamma * (f.log_q * f.slope_x));
+    e.grad_z[i] = common * f.slope_z + weight * (f.odds_z - gamma * (f.log_q * f.slope_z));
   }
 #pragma omp simd
   for (int64_t r = 0; r < kRows; ++r) {

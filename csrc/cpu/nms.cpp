@@ -120,8 +120,8 @@ struct Timeline {
 
  private:
   Window starts_within(int64_t i, double from, double to) const {
-    // The bounds are rounded: look a little further.
-    const double slack = 1e-9 * (std::abs(from) + std::abs(to) + std::abs(start[i]));
+    // The bounds are rounded, and so is tIoU: look a little further.
+    const double slack = 1e-9 * (std::abs(from) + std::abs(to) + std::abs(start[i]) + std::abs(end[i]) + offset);
     from -= slack;
     to += slack;
     // Most windows are small: strides from i that double, then halves.
@@ -436,7 +436,7 @@ void nms(
       const auto [first, last] = group.timeline.alike(i, rules.voting);
       for (int64_t j = first; j < last; ++j) {
         const auto score = static_cast<double>(scores[own[group.member[j]]]);
-        if (score > 0 && group.timeline.tiou(i, j) >= rules.voting) {
+        if (score > 0 && score < kInfinity && group.timeline.tiou(i, j) >= rules.voting) {
           weights += score;
           start += score * group.timeline.start[j];
           stop += score * group.timeline.end[j];

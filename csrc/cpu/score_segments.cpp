@@ -82,7 +82,7 @@ class Curve {
     const auto stays = [&](int64_t i) { return (at(j, i) > threshold) == side; };
     const double a = values_[j], b = values_[j + 1];
     const double guess = ((threshold - a) / (b - a) * denominator_ - half_step_) / 2 + 1;
-    // Rounded, so a point off at times; NaN where a value is not finite.
+    // Rounded, so a point off at times; of no use where a value is not finite.
     int64_t found = guess > 0 ? static_cast<int64_t>(std::min(guess, static_cast<double>(cell_))) : 0;
     while (found > 0 && !stays(found - 1)) {
       --found;
@@ -107,11 +107,15 @@ class Curve {
   }
 
  private:
-  // Point i of the cell from value j to value j + 1.
+  // Point i of the cell from value j to value j + 1; beside an infinity it is infinite too.
   double at(int64_t j, int64_t i) const {
     const double a = values_[j], b = values_[j + 1];
     const int64_t numerator = 2 * i + half_step_;
-    return numerator == 0 ? a : a + numerator / denominator_ * (b - a);
+    if (numerator == 0) {
+      return a;
+    }
+    const double step = b - a;
+    return std::isfinite(step) ? a + numerator / denominator_ * step : a + b;
   }
 
   static double sum_equal(double value, int64_t n) {

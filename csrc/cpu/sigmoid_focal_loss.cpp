@@ -86,13 +86,14 @@ void slopes(const Tile<A>& logit, const Tile<A>& target, Tile<A>& slope, Balance
     const Element<A> e(logit[i], t);
     // The slope of the entropy is p - t, written without cancellation; that of m is (1 - 2t) p q.
     const A entropy_slope = (1 - t) * e.p - t * e.q;
-    const A weight = gamma * (1 - 2 * t) * e.entropy;
+    const A weight = gamma * (1 - 2 * t);
+    // The entropy meets p q first: gamma times it may be infinite, where p q is 0.
     if constexpr (kSquare) {
-      slope[i] = balance(t) * e.m * (e.m * entropy_slope + weight * e.p * e.q);
+      slope[i] = balance(t) * e.m * (e.m * entropy_slope + weight * (e.entropy * e.p * e.q));
     } else {
       // The quotient first: all three of p q, m and the entropy may be so small that their product is 0.
       const A quotient = e.p * e.q / e.normal_m();
-      slope[i] = balance(t) * exp(gamma * log(e.normal_m())) * (entropy_slope + weight * quotient);
+      slope[i] = balance(t) * exp(gamma * log(e.normal_m())) * (entropy_slope + weight * (e.entropy * quotient));
     }
   }
 }

@@ -131,11 +131,14 @@ __global__ void __launch_bounds__(kThreads)
     share[tap / 3][tap % 3] = zeros<A, V>();
   }
   if (place.channel < channels && place.first_row < last) {
-    const auto grad_row = [&](int n, int64_t s) {
+    // Whether a tap of the output meets this row: with stride 2 every other one is not there.
+    const auto is_row = [&](int64_t s) {
       const int64_t t = s >> (call.stride - 1);
-      const bool read = s >= 0 && t << (call.stride - 1) == s && t < call.out_length;
-      const T* row = grad.at[n] + (place.recording * call.out_length + t) * channels;
-      return read ? load<A, T, V>(row + place.channel) : zeros<A, V>();
+      return s >= 0 && t << (call.stride - 1) == s && t < call.out_length;
+    };
+    const auto grad_row = [&](int n, int64_t s) {
+      const T* row = grad.at[n] + (place.recording * call.out_length + (s >> (call.stride - 1))) * channels;
+      return is_row(s) ? load<A, T, V>(row + place.channel) : zeros<A, V>();
     };
     Vector<A, V> w[N][3], g[N][3];  // g: the gradients that each tap meets
 #pragma unroll
@@ -158,9 +161,9 @@ __global__ void __launch_bounds__(kThreads)
         g[n][2] = g[n][1];
         g[n][1] = g[n][0];
         g[n][0] = grad_row(n, s + 1);
-        if (real) {
 #pragma unroll
-          for (int k = 0; k < 3; ++k) {
+        for (int k = 0; k < 3; ++k) {
+          if (real && is_row(s + 1 - k)) {  // else zero times infinity would be NaN
             add_product(sum, w[n][k], g[n][k]);
             add_product(share[n][k], here, g[n][k]);
           }

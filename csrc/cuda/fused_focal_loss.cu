@@ -11,6 +11,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <limits>
 #include <type_traits>
 
 #include "cuda/fused_focal_loss.h"
@@ -33,6 +34,8 @@ constexpr int kBlocks = sizeof(A) == sizeof(double) ? 4 : 10;
 constexpr int64_t kTileBytes = 24 * 1024, kMostTileBytes = 47 * 1024;
 // Where w is less than the one, which takes a z less than the other, P is 1, and Q = w = e^-x + e^z may underflow.
 constexpr double kLeast = 1e-20, kFar = -46;
+template <typename A>
+constexpr A kLowest = std::numeric_limits<A>::lowest();
 
 // What a block shares; the tile lies behind it.
 template <typename A>
@@ -75,7 +78,8 @@ struct Fused {
     const bool sure = p > A(0.5);
     q = sure ? w * p : 1 - p;
     const A larger = log1m(sure ? q : p);
-    const A rest = std::fmin(x, A(0)) - std::fmax(row.z, A(0));
+    A rest = std::fmin(x, A(0)) - std::fmax(row.z, A(0));
+    rest = rest < kLowest<A> ? kLowest<A> : rest;  // both logits may be so large that their sum is infinite
     const A smaller = log_coarse(sure ? q : inverse) + (sure ? A(0) : rest);
     log_p = sure ? larger : smaller;
     log_q = sure ? smaller : larger;
@@ -99,7 +103,7 @@ __device__ A focal_slope(A p, A q, A log_p, A log_q, A gamma) {
   if constexpr (kSquare) {
     return q * (2 * p * log_p - q);
   } else {
-    const A quotient = q < A(kLeast) ? A(-1) : log_p * reciprocal(q);
+    const A quotient = q < A(kLeast) ? A(-1) : std::fmax(log_p * reciprocal(q), kLowest<A>);
     return power<false>(q, log_q, gamma) * (gamma * p * quotient - 1);
   }
 }
@@ -297,10 +301,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>) backward_kernel(
     A sum = 0;
     for_each_class(tile, background, classes, split, [&](int c, A t, const auto& f) {
       const A weight = std::fma(act, 1 - t, bg) * power<kSquare>(f.p, f.log_p, gamma);
-      const A slope = act * t * focal_slope<kSquare>(f.p, f.q, f.log_p, f.log_q, gamma) - weight * gamma * f.log_q;
+      const A slope = act * t * focal_slope<kSquare>(f.p, f.q, f.log_p, f.log_q, gamma);
       sum += slope;
-      grad_z -= weight * f.odds_z;
-      own_grad[c] = static_cast<T>(std::fma(slope, f.slope_x, weight * f.odds_x));
+      // log Q meets the slopes first: gamma times it may be infinite, where they are 0.
+      grad_z -= weight * (f.odds_z - gamma * (f.log_q * background.p));
+      own_grad[c] = static_cast<T>(std::fma(slope, f.slope_x, weight * (f.odds_x - gamma * (f.log_q * f.slope_x))));
     });
     grad_z -= sum * background.p;
     if (bg != 0 && tile.part == 0) {

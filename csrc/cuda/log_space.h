@@ -43,8 +43,10 @@ __device__ inline double reciprocal(double x) {
   return 1 / x;
 }
 
-// e^x for x <= 0. What rounding took from the exponent of 2 is given back, to first order.
+// e^x for x <= 0. What rounding took from the exponent of 2 is given back, to first order; it must stay finite, so what
+// is far below the least number is cut first.
 __device__ inline float exp_nonpositive(float x) {
+  x = x < -200.0f ? -200.0f : x;  // not fmax: NaN stays NaN
   const float exponent = x * 1.44269504f;
   const float y = approximate_exp2(exponent);
   return std::fma(y, std::fma(exponent, -0.693147181f, x), y);

@@ -8,12 +8,6 @@
 
 namespace potloc::cuda {
 
-#ifndef POTLOC_CUDA_HOST
-inline void check(const char* op, cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": CUDA says ", cudaGetErrorString(error));
-}
-#endif
-
 template <typename T>
 void set_zero([[maybe_unused]] const char* op, T* values, int64_t size, [[maybe_unused]] cudaStream_t stream) {
 #ifdef POTLOC_CUDA_HOST

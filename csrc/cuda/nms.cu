@@ -107,9 +107,11 @@ struct Window {
   double from, to;
 };
 
-__device__ Window widened(double from, double to, double start) {
-  // The bounds are rounded: look a little further.
-  const double slack = 1e-9 * (fabs(from) + fabs(to) + fabs(start));
+template <typename B>
+__device__ Window widened(double from, double to, Bounds<B> a, double offset) {
+  // The bounds are rounded, and so is tIoU: look a little further.
+  const double slack =
+      1e-9 * (fabs(from) + fabs(to) + fabs(static_cast<double>(a.start)) + fabs(static_cast<double>(a.end)) + offset);
   return {from - slack, to + slack};
 }
 
@@ -117,13 +119,13 @@ __device__ Window widened(double from, double to, double start) {
 template <typename B>
 __device__ Window alike(Bounds<B> a, double threshold, double offset) {
   const double reach = (1 - threshold) / threshold * length_of(a, offset);
-  return widened(a.start - reach, a.start + reach, a.start);
+  return widened(a.start - reach, a.start + reach, a, offset);
 }
 
 // Of all that may overlap `a`, where none is longer than `longest`.
 template <typename B>
 __device__ Window overlapping(Bounds<B> a, double longest, double offset) {
-  return widened(a.start - longest, a.end + offset, a.start);
+  return widened(a.start - longest, a.end + offset, a, offset);
 }
 
 template <typename T>
@@ -242,13 +244,16 @@ struct Members {
     return low;
   }
 
-  // By a warp: finds the winner of members 32 * w, ..., each lane with the key of its own, 0 beyond the last.
+  // By a warp: finds the winner of members 32 * w, ..., each lane with the key of its own, 0 beyond the last. All lanes
+  // have read what was there before, and see the winner afterwards.
   __device__ void play(int w, uint64_t key) const {
     const int lane = threadIdx.x % kWarp, i = w * kWarp + lane;
     const Winner best = best_of_warp({key, i < size ? index[i] : ~0u, static_cast<uint32_t>(i)});
+    __syncwarp();
     if (lane == 0) {
       winners[w] = best;
     }
+    __syncwarp();
   }
 
   // By a warp: the 32s that hold all which member `place` can take out or lower.
@@ -535,7 +540,7 @@ __device__ void vote(
   double weights = 0, start = 0, end = 0;
   for (int i = low; i < size && bounds[i].start <= window.to; ++i) {
     const double score = static_cast<Wide<T>>(scores[index[i]]);
-    if (score > 0 && tiou(own, bounds[i], rules.offset) >= rules.voting) {
+    if (score > 0 && score - score == 0 && tiou(own, bounds[i], rules.offset) >= rules.voting) {
       weights += score;
       start += score * bounds[i].start;
       end += score * bounds[i].end;

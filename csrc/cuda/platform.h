@@ -41,12 +41,20 @@ struct Same {
   using type = T;
 };
 
+// Raises an error. It is taken from the runtime first: left there, it would fail the next call that looks, as CUB does
+// after its launches.
+inline void check(const char* op, cudaError_t error) {
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    STD_TORCH_CHECK(false, op, ": CUDA says ", cudaGetErrorString(error));
+  }
+}
+
 // Starts a kernel; an error of the launch is raised.
 template <typename... P>
 void launch(const char* op, void (*kernel)(P...), const Grid& grid, typename Same<P>::type... arguments) {
 #ifdef POTLOC_CUDA_HOST
-  static_cast<void>(op);
-  cuda_host::launch(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(arguments...); });
+  check(op, cuda_host::launch(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(arguments...); }));
 #else
   cudaError_t error = cudaSuccess;
   if (grid.shared_bytes > 48 * 1024) {
@@ -57,7 +65,7 @@ void launch(const char* op, void (*kernel)(P...), const Grid& grid, typename Sam
     void* pointers[] = {&arguments...};
     error = cudaLaunchKernel(kernel, grid.blocks, grid.threads, pointers, grid.shared_bytes, grid.stream);
   }
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": CUDA says ", cudaGetErrorString(error));
+  check(op, error);
 #endif
 }
 

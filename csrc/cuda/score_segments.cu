@@ -144,11 +144,15 @@ class Curve {
     return static_cast<A>(values_[j]);
   }
 
-  // Point i of the cell from value j to value j + 1.
+  // Point i of the cell from value j to value j + 1; beside an infinity it is infinite too.
   __device__ double at(int j, int i) const {
     const double a = at(j), b = at(j + 1);
     const int numerator = 2 * i + half_step_;
-    return numerator == 0 ? a : a + numerator / denominator_ * (b - a);
+    if (numerator == 0) {
+      return a;
+    }
+    const double step = b - a;
+    return is_finite(step) ? a + numerator / denominator_ * step : a + b;
   }
 
   int head_, half_step_;

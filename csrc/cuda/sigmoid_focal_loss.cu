@@ -111,13 +111,14 @@ struct Element {
 
 template <bool kSquare, typename A>
 __device__ A slope(const Element<A>& e, A t, A gamma) {
-  // The slope of the entropy is p - t, written without cancellation; that of m is (1 - 2t) p q.
+  // The slope of the entropy is p - t, written without cancellation; that of m is (1 - 2t) p q. The entropy meets p q
+  // first: gamma times it may be infinite, where p q is 0.
   const A entropy_slope = (1 - t) * e.p - t * e.q, weight = gamma * (1 - 2 * t);
   if constexpr (kSquare) {
-    return e.m * (e.m * entropy_slope + weight * e.p * e.q * e.entropy);
+    return e.m * (e.m * entropy_slope + weight * (e.entropy * e.p * e.q));
   } else {
     const A quotient = e.p * e.q * reciprocal(e.normal_m());  // at most 1; p q times the entropy may underflow
-    return e.template modulation<false>(gamma) * (entropy_slope + weight * quotient * e.entropy);
+    return e.template modulation<false>(gamma) * (entropy_slope + weight * (e.entropy * quotient));
   }
 }
 

@@ -192,5 +192,7 @@ class TransformerBlock(nn.Module):
         # The lowest finite number, not -inf: a padded neighbourhood must not breed NaN in what is masked later.
         if not self.padding_leaks:
             x = x.masked_fill(~mask.unsqueeze(-1), torch.finfo(x.dtype).min)
-        pooled = F.max_pool1d(x.transpose(1, 2), 3, self.stride, padding=1).transpose(1, 2)
+        # As an image of height 1, as in `TemporalConv`; `max_pool1d` would also tie an exported model to one length.
+        image = x.transpose(1, 2).unsqueeze(2)
+        pooled = F.max_pool2d(image, (1, 3), (1, self.stride), padding=(0, 1)).squeeze(2).transpose(1, 2)
         return masked(pooled, mask[:, :: self.stride])

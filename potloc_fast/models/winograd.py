@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from potloc_fast.ops._checks import autocast_dtype
+
 
 def conv3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve over time, with zeros before the first and after the last snippet.
@@ -29,8 +31,8 @@ def conv3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         `Tensor[B, T, O]` of the dtype of `x`, or that of autocast.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if (dtype := autocast_dtype(x)) is not None:
+        x = x.to(dtype)
     length = x.shape[1]
     if length % 2:
         x = F.pad(x, (0, 0, 0, 1))

@@ -5,15 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
+from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 
 from potloc_fast.ops._library import _C
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype that autocast asks for on the tensor's device; None where it is off, or unknown to that device."""
+    kind = tensor.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
 def check_floating(op: str, **tensors: Tensor) -> None:
-    """All of `tensors` are of one floating dtype that the kernels know, and on one device that they were built for."""
+    """All of `tensors` are of one floating dtype that the kernels know, and on one device that they were built for.
+
+    None has a forward-mode derivative: the kernels would drop it, and what comes back would count as constant. Every
+    operator has to call this for all its floating tensors before it detaches them.
+    """
     first_name, first = next(iter(tensors.items()))
     if isinstance(first, Tensor) and first.is_cuda and not _C.cuda_architectures:
         raise RuntimeError(
@@ -28,6 +42,17 @@ def check_floating(op: str, **tensors: Tensor) -> None:
         if tensor.dtype != first.dtype:
             raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {tensor.dtype}")
         check_device(op, name, tensor, first)
+        if forward_ad._current_level >= 0 and _may_have_tangent(tensor):
+            raise RuntimeError(
+                f"{op}: forward-mode derivatives (jvp, jacfwd, forward_ad) are not supported, and {name} has one: "
+                "detach it, or use backward()"
+            )
+
+
+def _may_have_tangent(tensor: Tensor) -> bool:
+    # What a transform of torch.func has wrapped hides the tangents of the levels around it.
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return wrapped or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def check_dtype(op: str, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
@@ -50,3 +75,8 @@ def check_shape(op: str, name: str, tensor: Tensor, letters: str, sizes: Sequenc
             letter if size == -1 else str(size) for letter, size in zip(letters.split(", "), sizes, strict=True)
         )
         raise ValueError(f"{op}: {name} must have shape [{want}], got {list(tensor.shape)}")
+
+
+def size_from_data(like: Tensor, most: int) -> int | SymInt:
+    """A size that data decide: unknown where `like` is a fake tensor, the most that it can be on the meta device."""
+    return torch.library.get_ctx().new_dynamic_size() if isinstance(like, FakeTensor) else most

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import autocast_dtype, check_device, check_dtype, check_floating, check_shape
 
 _OP = "depthwise_conv"
 _MOST_FILTERS = 3
@@ -21,7 +21,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int = 1, mask: Tensor | No
 
     Each channel is on its own, and what lies beyond the ends counts as zero. All filters take one pass over `x`, and
     one over its gradient. Results and gradients repeat bit for bit. Half types accumulate in float32, in which they
-    take the weights and return their gradient; autocast casts `x` alone.
+    take the weights and return their gradient; autocast casts `x` alone. An infinity reaches what reads it and nothing
+    else: `weight`'s gradient for a tap depends on the snippets that this tap reads.
 
     Args:
         x: `Tensor[B, T, C]` of float32, float64, bfloat16 or float16.
@@ -43,8 +44,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int = 1, mask: Tensor | No
         >>> out.flatten()
         tensor([ 1., 12., 23.])
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if (dtype := autocast_dtype(x)) is not None:
+        x = x.to(dtype)
     check_floating(_OP, x=x)
     check_floating(_OP, weight=weight)
     check_device(_OP, "weight", weight, x)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import autocast_dtype, check_device, check_dtype, check_floating, check_shape
 
 _OP = "fused_focal_loss"
 
@@ -24,9 +24,9 @@ def fused_focal_loss(
         L_Act = -mean over positive rows, sum over c of (1 - P)^gamma t log P + P^gamma (1 - t) log(1 - P)
         L_BG  = -mean over background rows of (sum over c of P^gamma log(1 - P)) + (1 - b)^gamma log b
 
-    P and 1 - P are formed in log space: both losses and their gradient are finite for every finite logit. A loss
-    without rows is zero. Sums repeat bit for bit. Half types are computed in float32; under autocast the losses are
-    float32.
+    P and 1 - P are formed in log space: the gradient is finite for every finite logit, and a loss is infinite only
+    where the sum that it is the mean of exceeds the largest number. A loss without rows is zero. Sums repeat bit for
+    bit. Half types are computed in float32; under autocast the losses are float32.
 
     Args:
         logits: `Tensor[N, C + 1]` of float32, float64, bfloat16 or float16; the last column is the background.
@@ -48,7 +48,7 @@ def fused_focal_loss(
         >>> fused_focal_loss(logits, torch.ones(2, 2), rows, ~rows)
         (tensor(1.5596), tensor(0.2092))
     """
-    if torch.is_autocast_enabled(logits.device.type):
+    if autocast_dtype(logits) is not None:
         logits = logits.float()
     targets = targets.to(logits.dtype) if torch.is_floating_point(targets) else targets
     check_floating(_OP, logits=logits, targets=targets)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
-from potloc_fast.ops._checks import check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import check_device, check_dtype, check_floating, check_shape, size_from_data
 
 _METHODS = {"hard": 0, "linear": 1, "gaussian": 2}
 _NO_LIMIT = 2**63 - 1
@@ -19,7 +19,7 @@ def nms(segments: Tensor, scores: Tensor, iou_threshold: float, offset: float = 
 
     Equality counts as overlap. Equal scores: the lowest index first; NaN scores rank last. tIoU is computed in float64;
     it is 0 for segments without length and for those with a bound that is not finite. Not differentiable; autocast
-    changes nothing.
+    changes nothing. On the meta device all are kept.
 
     Args:
         segments: `Tensor[N, 2]` of starts and ends, float32, float64, bfloat16 or float16, in any unit.
@@ -110,8 +110,8 @@ def batched_nms(
     """Run `nms` or `soft_nms` within every group, such as a class of a video, in one call and in parallel.
 
     With `voting` each kept segment then becomes the mean, weighted by the original scores, of all segments of its group
-    (dropped ones too) that have tIoU >= `voting` with it. Scores that are negative or NaN weigh nothing, and a segment
-    without any weight stays as it is.
+    (dropped ones too) that have tIoU >= `voting` with it. Scores that are negative, infinite or NaN weigh nothing, and
+    a segment without any weight stays as it is.
 
     Args:
         segments: `Tensor[N, 2]` as in `nms`.
@@ -220,5 +220,5 @@ def _(
     max_per_group: int,
     voting: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kept = torch.library.get_ctx().new_dynamic_size()
+    kept = size_from_data(segments, most=len(segments))
     return segments.new_empty((kept, 2)), scores.new_empty((kept,)), scores.new_empty((kept,), dtype=torch.int64)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
-from potloc_fast.ops._checks import FLOATING, check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import check_device, check_dtype, check_floating, check_shape, size_from_data
 
 _OP = "score_segments"
 
@@ -31,11 +31,13 @@ def score_segments(
     the latter where no such point is.
 
     Not differentiable; autocast changes nothing. The upsampled curves are never stored. Half types are computed as
-    float32, sums are made in float64, and the result is the same for any number of threads.
+    float32, sums are made in float64, and the result is the same for any number of threads. On the meta device there
+    are as many segments as there can be.
 
     Args:
-        curves: `Tensor[N, T]` of float32, float64, bfloat16 or float16. NaN is never over a threshold, nor is anything
-            between NaN and its neighbours.
+        curves: `Tensor[N, T]` of float32, float64, bfloat16 or float16. What lies between an infinity and a neighbour
+            is infinite too. NaN is never over a threshold, nor is anything between NaN and its neighbours, or between
+            two infinities of different sign.
         thresholds: `Tensor[K]` of a floating dtype, compared as float32 (float64 with float64 curves).
         lengths: `Tensor[N]` of int64, in snippets of level 0; T * stride where it is None. The values of a curve after
             the first ceil(length / stride) are never read.
@@ -65,9 +67,7 @@ def score_segments(
     """
     check_floating(_OP, curves=curves)
     check_shape(_OP, "curves", curves, "N, T", (-1, -1))
-    if not isinstance(thresholds, Tensor) or thresholds.dtype not in FLOATING:
-        found = thresholds.dtype if isinstance(thresholds, Tensor) else type(thresholds).__name__
-        raise TypeError(f"{_OP}: thresholds must be a Tensor of a floating dtype, got {found}")
+    check_floating(_OP, thresholds=thresholds)
     check_device(_OP, "thresholds", thresholds, curves)
     check_shape(_OP, "thresholds", thresholds, "K", (-1,))
     if lengths is not None:
@@ -110,7 +110,8 @@ def _(
     outer: float,
     scores: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    total = torch.library.get_ctx().new_dynamic_size()
+    points = curves.shape[1] * stride * upsample
+    total = size_from_data(curves, most=curves.shape[0] * len(thresholds) * ((points + 1) // 2))
     dtype = _output_dtype(curves)
     return (
         curves.new_empty((total, 2), dtype=dtype),

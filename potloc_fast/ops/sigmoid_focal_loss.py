@@ -9,7 +9,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import check_floating
+from potloc_fast.ops._checks import autocast_dtype, check_floating
 
 _OP = "sigmoid_focal_loss"
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -20,8 +20,9 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     """Focal loss alpha_t (1 - p_t)^gamma BCE(p, t) with p = sigmoid(logits) (Lin et al. 2017), in log space.
 
-    The arguments mean what they mean in torchvision. Loss and gradient are finite for every finite logit. Sums repeat
-    bit for bit. Half types are computed in float32; under autocast the loss is float32.
+    The arguments mean what they mean in torchvision. Each element's loss and gradient are finite for every finite
+    logit; "sum" and "mean" are infinite where the sum exceeds the largest number. Sums repeat bit for bit. Half types
+    are computed in float32; under autocast the loss is float32.
 
     Args:
         logits: raw scores, a tensor of any shape, of float32, float64, bfloat16 or float16.
@@ -41,7 +42,7 @@ def sigmoid_focal_loss(
         >>> sigmoid_focal_loss(torch.zeros(3), torch.tensor([0.0, 1.0, 1.0]), reduction="sum")
         tensor(0.2166)
     """
-    if torch.is_autocast_enabled(logits.device.type):
+    if autocast_dtype(logits) is not None:
         logits = logits.float()
     targets = targets.to(logits.dtype) if torch.is_floating_point(targets) else targets
     check_floating(_OP, logits=logits, targets=targets)

@@ -69,7 +69,7 @@ def batched_nms(
             kept_scores.append(score)
             bounds = segments[members].double()
             if voting is not None:
-                weight = scores[members].double().nan_to_num(0.0).clamp(min=0) * (tiou[i] >= voting)
+                weight = scores[members].double().nan_to_num(0.0, 0.0, 0.0).clamp(min=0) * (tiou[i] >= voting)
                 if weight.sum() > 0:
                     voters = weight > 0
                     bounds[i] = weight[voters] @ bounds[voters] / weight.sum()

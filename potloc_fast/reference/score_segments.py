@@ -54,4 +54,7 @@ def _sample(values: Tensor, length: int, stride: int, upsample: int) -> Tensor:
     numerator = numerator.clamp(0, (len(values) - 1) * denominator)
     left, rest = numerator // denominator, numerator % denominator
     a, b = values[left], values[(left + 1).clamp(max=len(values) - 1)]
-    return torch.where(rest == 0, a, a + rest / torch.tensor(denominator, dtype=torch.float64) * (b - a))
+    step = b - a
+    between = a + rest / torch.tensor(denominator, dtype=torch.float64) * step
+    # Beside an infinity the line is infinite; between two of them it is not defined.
+    return torch.where(rest == 0, a, torch.where(step.isfinite(), between, a + b))

@@ -220,7 +220,11 @@ void release() {
   mappings.clear();
 }
 
-void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread) {
+cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread) {
+  constexpr size_t kMostThreads = 1024;
+  if (size_t{grid.x} * grid.y * grid.z == 0 || size_t{block.x} * block.y * block.z > kMostThreads) {
+    return last_error = cudaErrorInvalidConfiguration;
+  }
   kernel = &thread;
   gridDim = grid;
   blockDim = block;
@@ -251,6 +255,7 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void
       fail("touches memory beyond an end");
     }
   }
+  return cudaSuccess;
 }
 
 }  // namespace cuda_host

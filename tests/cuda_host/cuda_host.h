@@ -39,6 +39,19 @@ struct alignas(16) uint4 {
 };
 using cudaStream_t = void*;
 
+// Errors, as far as a launch makes them. Like CUDA, the harness keeps the last one until somebody takes it.
+enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
+inline cudaError_t last_error = cudaSuccess;
+inline cudaError_t cudaGetLastError() {
+  return std::exchange(last_error, cudaSuccess);
+}
+inline cudaError_t cudaPeekAtLastError() {
+  return last_error;
+}
+inline const char* cudaGetErrorString(cudaError_t) {
+  return "invalid configuration argument";
+}
+
 // Those of the thread that runs at present.
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -50,8 +63,9 @@ constexpr size_t kPayload = 64;
 // From now on threads run in an order drawn from this seed.
 void set_seed(uint64_t seed);
 
-// Runs a grid. Throws std::runtime_error where a thread touches an inaccessible page, or waits for ever.
-void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
+// Runs a grid, or says that there is none to run. Throws std::runtime_error where a thread touches an inaccessible
+// page, or waits for ever.
+cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
 
 // The shared memory of the block that runs.
 void* shared_memory();

@@ -55,8 +55,11 @@ torch::stable::Tensor toy(const torch::stable::Tensor& in, int64_t kind) {
     case 3:
       cuda::launch("toy", copy, grid, x, y, static_cast<int>(size), 4, kind == 3);
       break;
-    default:
+    case 4:
       cuda::launch("toy", half_a_warp, grid, x, y);
+      break;
+    default:
+      cuda::launch("toy", half_a_warp, cuda::Grid{0, size, 0, nullptr}, x, y);
   }
   return out;
 }
@@ -77,6 +80,10 @@ void release() {
   cuda_host::release();
 }
 
+int64_t last_error() {
+  return cudaPeekAtLastError();
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(potloc_fast_cuda_host, m) {
@@ -85,6 +92,7 @@ STABLE_TORCH_LIBRARY(potloc_fast_cuda_host, m) {
   m.def("guard(Tensor x) -> Tensor");
   m.def("seed(int value) -> ()");
   m.def("release() -> ()");
+  m.def("last_error() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(potloc_fast_cuda_host, CompositeExplicitAutograd, m) {
@@ -92,6 +100,7 @@ STABLE_TORCH_LIBRARY_IMPL(potloc_fast_cuda_host, CompositeExplicitAutograd, m) {
   m.impl("guard", TORCH_BOX(&guard));
   m.impl("seed", TORCH_BOX(&seed));
   m.impl("release", TORCH_BOX(&release));
+  m.impl("last_error", TORCH_BOX(&last_error));
 }
 
 }  // namespace potloc

@@ -205,3 +205,21 @@ X, WEIGHT = torch.zeros(2, 5, 4), torch.zeros(3, 3, 4)
 def test_refuses(error: type[Exception], message: str, change: dict[str, object]) -> None:
     with pytest.raises(error, match=f"depthwise_conv: {message}"):
         ops.depthwise_conv(**{"x": X, "weight": WEIGHT, **change})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("t", [1, 2, 3, 6, 7])
+def test_an_infinity_reaches_what_reads_it_and_nothing_else(dtype: torch.dtype, stride: int, t: int) -> None:
+    for s in range(t):
+        x, weight = normal(1, t, 2).to(dtype), normal(2, 3, 2, seed=1).float()
+        weight = weight.to(torch.float64) if dtype == torch.float64 else weight
+        x[0, s, 0] = torch.inf
+        weight[1, s % 3, 1] = torch.inf
+        for mask in (None, torch.arange(t)[None] != t // 2):
+            for one, other in zip(
+                evaluate(ops.depthwise_conv, x, weight, stride, mask),
+                evaluate(reference.depthwise_conv, x, weight, stride, mask),
+                strict=True,
+            ):
+                assert torch.equal(one.isfinite(), other.isfinite())

@@ -277,3 +277,25 @@ ROWS = torch.zeros(4, dtype=torch.bool)
 def test_refuses(error: type[Exception], message: str, change: dict[str, object]) -> None:
     with pytest.raises(error, match=f"fused_focal_loss: {message}"):
         ops.fused_focal_loss(**{"logits": X, "targets": X[:, :2], "positive": ROWS, "background": ROWS, **change})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gamma", [*GAMMAS, 7.0])
+def test_every_finite_logit_has_a_finite_gradient(dtype: torch.dtype, gamma: float) -> None:
+    largest = torch.finfo(dtype).max
+    values = torch.tensor([-largest, 0, largest], dtype=dtype)
+    logits = torch.cartesian_prod(values, values, values)
+    rows = torch.ones(len(logits), dtype=torch.bool)
+    for target in (0.0, 0.5, 1.0):
+        targets = torch.full((len(logits), 2), target, dtype=dtype)
+        x = logits.clone().requires_grad_()
+        act, bg = ops.fused_focal_loss(x, targets, rows, rows, gamma)
+        (grad,) = torch.autograd.grad(act + bg, x)
+        assert grad.isfinite().all()
+        # A loss is infinite only if what it sums exceeds the largest number, and never NaN.
+        assert not act.isnan()
+        assert not bg.isnan()
+        for row in logits / 8:
+            assert all(
+                loss.isfinite() for loss in ops.fused_focal_loss(row[None], targets[:1], rows[:1], rows[:1], gamma)
+            )

@@ -343,3 +343,29 @@ def test_refuses(error: type[Exception], message: str, change: dict[str, object]
 def test_soft_nms_refuses_the_hard_method() -> None:
     with pytest.raises(ValueError, match=r"^soft_nms: method must be gaussian or linear, got 'hard'"):
         ops.soft_nms(torch.zeros(5, 2), torch.zeros(5), method="hard")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tiou_that_is_rounded_to_the_threshold_of_1_counts(method: str) -> None:
+    # The starts differ, and less than the lengths can show; so with bounds that are far apart, and with an offset.
+    far = torch.tensor([[0.0, 1e17], [1.0, 1e17], [3.0, 1e17]], dtype=torch.float64)
+    near = torch.tensor([[0.0, 2.0], [1.0, 2.0], [5.0, 7.0]], dtype=torch.float64)
+    scores, groups = torch.tensor([0.5, 0.9, 0.7], dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
+    for segments, offset in ((far, 0.0), (near, 1e17)):
+        assert_equals_reference(
+            segments, scores, groups, method=method, iou_threshold=1.0, offset=offset, min_score=0.0, voting=1.0
+        )
+    assert ops.nms(far, scores, iou_threshold=1.0).tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_infinite_score_ranks_first_and_weighs_nothing(dtype: torch.dtype) -> None:
+    segments = torch.tensor([[0, 10], [0, 12], [0, 14]], dtype=dtype)
+    groups = torch.zeros(3, dtype=torch.int64)
+    some, alone = (torch.tensor(values, dtype=dtype) for values in ([torch.inf, 1, 1], [torch.inf, -1, torch.nan]))
+    kept, scores, keep = ops.batched_nms(segments, some, groups, iou_threshold=0.5, voting=0.5)
+    assert (keep.tolist(), scores.tolist(), kept.tolist()) == ([0], [torch.inf], [[0, 13]])
+    kept, *_ = ops.batched_nms(segments, alone, groups, iou_threshold=0.5, voting=0.5)
+    assert kept.tolist() == [[0, 10]]
+    for values in (some, alone):
+        assert_equals_reference(segments, values, groups, iou_threshold=0.5, voting=0.5)

@@ -291,7 +291,7 @@ def test_compiles_without_a_graph_break() -> None:
     [
         (TypeError, "curves must be float32", {"curves": torch.zeros(2, 5, dtype=torch.int64)}),
         (ValueError, r"curves must have shape \[N, T\], got \[5\]", {"curves": torch.zeros(5)}),
-        (TypeError, "thresholds must be a Tensor of a floating dtype, got list", {"thresholds": [0.5]}),
+        (TypeError, "thresholds must be a Tensor, got list", {"thresholds": [0.5]}),
         (ValueError, r"thresholds must have shape \[K\], got \[\]", {"thresholds": torch.tensor(0.5)}),
         (TypeError, "lengths must be a Tensor of torch.int64", {"lengths": torch.zeros(2)}),
         (ValueError, r"lengths must have shape \[2\], got \[3\]", {"lengths": torch.zeros(3).long()}),
@@ -308,3 +308,21 @@ def test_refuses(error: type[Exception], message: str, change: dict[str, object]
     arguments: dict[str, object] = {"curves": torch.zeros(2, 5), "thresholds": THRESHOLDS, "stride": 2} | change
     with pytest.raises(error, match=rf"(?s)score_segments: {message}"):
         ops.score_segments(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("upsample", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_beside_infinities(dtype: torch.dtype, upsample: int, stride: int) -> None:
+    values = torch.tensor([-torch.inf, -1, 1, torch.inf, torch.nan], dtype=dtype)
+    curves = torch.cartesian_prod(values, values, values)
+    thresholds = torch.tensor([-torch.inf, 0.0, 2.0, torch.inf], dtype=dtype)
+    assert_equals_reference(curves, thresholds, upsample=upsample, stride=stride)
+    assert_equals_reference(curves, thresholds, upsample=upsample, stride=stride, scores=curves.flip(0))
+
+
+def test_what_lies_beside_an_infinity_is_infinite() -> None:
+    curve = torch.tensor([[1.0, 1.0, torch.inf, 0.0, 0.0, -torch.inf, 1.0, 1.0]])
+    segments, *_ = ops.score_segments(curve, torch.tensor([0.5, 2.0]), upsample=3)
+    # Up to the value 0 at 3.5, whose point is [3 1/3, 3 2/3); and from the value 1 at 6.5 on.
+    torch.testing.assert_close(segments * 3, torch.tensor([[0.0, 10.0], [19.0, 24.0], [5.0, 10.0]]))

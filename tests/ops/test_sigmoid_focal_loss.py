@@ -236,3 +236,24 @@ def test_a_gradient_far_from_the_decision_keeps_its_digits(target: float) -> Non
         return torch.autograd.grad(loss, logits)[0].double()
 
     torch.testing.assert_close(slope(torch.float32), slope(torch.float64), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gamma", [*GAMMAS, 7.0])
+def test_every_finite_logit_has_a_finite_loss_and_gradient(dtype: torch.dtype, gamma: float) -> None:
+    largest = torch.finfo(dtype).max
+    values = torch.tensor([-largest, -largest / 3, largest / 3, largest], dtype=dtype)
+    logits = values.repeat(3).requires_grad_()
+    targets = torch.tensor([0, 0.5, 1], dtype=dtype).repeat_interleave(4)
+    loss = ops.sigmoid_focal_loss(logits, targets, alpha=-1, gamma=gamma)
+    (grad,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
+    want = evaluate(reference.sigmoid_focal_loss, logits.double(), targets.double(), alpha=-1, gamma=gamma)
+    assert loss.isfinite().all()
+    torch.testing.assert_close(loss.detach(), want[0].to(dtype))
+    assert grad.isfinite().all()
+    # Right or wrong, the gradient is a step; at 1/2 it is half of one, at half the modulation.
+    half = 0.5 ** (1 + gamma)
+    torch.testing.assert_close(grad, torch.tensor([0, 0, 1, 1, -half, -half, half, half, -1, -1, 0, 0], dtype=dtype))
+    total = ops.sigmoid_focal_loss(logits, targets, alpha=-1, gamma=gamma, reduction="sum")
+    assert total == math.inf  # more than the dtype holds, as documented
+    assert torch.autograd.grad(total, logits)[0].isfinite().all()
