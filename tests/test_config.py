@@ -35,9 +35,10 @@ def test_preset_names() -> None:
 
 
 def test_own_recordings_are_read_from_any_layout_with_their_points() -> None:
-    own, hapt = load_config("own", ["data.root=x"]), load_config("hapt", ["data.root=x"])
+    own, hapt = load_config("own", ["data.root=x"]), load_config("hapt_boundaries", ["data.root=x"])
     assert (own.data.layout, own.data.points, own.data.standardize) == ("auto", "file", True)
-    assert own.model_copy(update={"data": hapt.data}) == hapt
+    assert own.pseudo_labels.variant == "aligned"
+    assert own.model_copy(update={"data": hapt.data, "auto": (), "pseudo_labels": hapt.pseudo_labels}) == hapt
 
 
 def test_thumos14_has_the_papers_values() -> None:

@@ -108,8 +108,9 @@ def _read(source: str | Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _settle(values: dict[str, Any], keys: Iterable[str]) -> None:
     """Keys that are set are not derived any more."""
+    settled = set(keys)
     if isinstance(values.get("auto"), list):
-        values["auto"] = [key for key in values["auto"] if key not in set(keys)]
+        values["auto"] = [key for key in values["auto"] if key not in settled]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from potloc_fast.config.schema import Config
+from potloc_fast.data.derive import derive
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.listing import Entry, Listing
 from potloc_fast.data.points import draw_points, thin_points
@@ -56,7 +57,7 @@ class Report:
 
     Attributes:
         name: of the data set.
-        notes: how it was read.
+        notes: how it was read, and what follows from it for the keys in `auto`.
         faults: why training would fail; none where it would not.
         warnings: what it would not notice, and a user may not have meant.
         statistics: counts, lengths in seconds and where points lie, made of what JSON knows.
@@ -133,7 +134,8 @@ def check(found: Listing | Dataset, config: Config) -> Report:
     if any(recording.points for recording in drawn.recordings if recording.subset == "train"):
         warnings += _point_warnings(drawn)
         warnings += _class_warnings(trained)
-    return Report(found.name, found.notes, tuple(faults), tuple(warnings), _statistics(trained))
+    chosen = () if faults else derive(config, trained.subset("train"))[1]
+    return Report(found.name, (*found.notes, *chosen), tuple(faults), tuple(warnings), _statistics(trained))
 
 
 class _Values(NamedTuple):

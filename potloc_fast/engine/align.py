@@ -18,14 +18,14 @@ from potloc_fast.forced_alignment import force_align
 from potloc_fast.models.snippets import SnippetClassifier
 from potloc_fast.pseudo_labels import Points, PseudoLabels
 
-ROUNDS = 5
+ROUNDS = 6
 STEPS = 100  # of training in a round
 BATCH, CROP = 16, 256  # crops in a step, snippets in a crop
 RATE = 1e-3
 FIRST_REACH = 0.25  # of the way to its neighbours, and of the usual way, that a segment reaches at first
 BLOCK = 1 << 14  # snippets that are classified together: a recording may be larger than memory
 OUTLIERS = 0.01  # a probability that every class has in every snippet, whatever the classifier says
-DURATION_WEIGHT = 2.0  # snippets that follow each other are no independent evidence: their usual length counts for more
+DURATION_WEIGHT = 3.0  # snippets that follow each other are no independent evidence: their usual length counts for more
 SPREAD = 0.15  # least deviation of the lengths of a class, over the usual length
 
 Floats = NDArray[np.float64]

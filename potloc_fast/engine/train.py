@@ -17,6 +17,7 @@ from potloc_fast.config import Config, load_config
 from potloc_fast.config.schema import BaseStage, SyntheticData, TrainConfig
 from potloc_fast.data import Dataset, Recording
 from potloc_fast.data.dataset import LabelledSegments, TrainingSet
+from potloc_fast.data.derive import derive
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.listing import Listing
@@ -24,7 +25,6 @@ from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.data.recording import training_faults
 from potloc_fast.data.resident import resident
 from potloc_fast.engine.align import align
-from potloc_fast.engine.derive import derive
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
 from potloc_fast.engine.distributed import join, once, rank

@@ -594,3 +594,16 @@ def test_what_can_not_be_read_at_all(
     assert err.startswith("potloc-fast: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_it_says_what_would_be_chosen_for_the_recordings() -> None:
+    points = tuple(Point("jump", 10.0 * number + 5) for number in range(8))
+    grid, features = Grid(fps=1, window=1, stride=1), np.random.default_rng(0).standard_normal((80, 3), np.float32)
+    recordings = tuple(Recording(f"r{i}", features + i, grid, "train", points=points) for i in range(3))
+    report = check(Dataset("own", ("jump",), recordings), load_config("own", ["data.root=x", "train.epochs=7"]))
+    assert [note.partition(":")[0] for note in report.notes] == [
+        "train.length=80",
+        "train.batch_size=32",
+        "train.warmup_epochs=0.47",
+        "loss.topk_ratio=32.0",
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from potloc_fast.config import dump_config, load_config
 from potloc_fast.data import Grid, Point, Recording
-from potloc_fast.engine.derive import STEPS, derive
+from potloc_fast.data.derive import STEPS, derive
 
 AUTO = ("train.length", "train.batch_size", "train.epochs", "train.warmup_epochs", "loss.topk_ratio")
 
@@ -50,6 +50,7 @@ def test_a_key_that_is_set_stays(tmp_path: Path) -> None:
     path.write_text("preset: own\ndata: {root: x}\ntrain: {epochs: 3}\n")
     config = load_config(path, ["loss.topk_ratio=9"])
     assert config.auto == ("train.length", "train.batch_size", "train.warmup_epochs")
+    assert load_config(path).auto == (*config.auto, "loss.topk_ratio")
     derived, _ = derive(config, recordings(8, 700, 30))
     assert (derived.train.epochs, derived.loss.topk_ratio) == (3, 9)
 

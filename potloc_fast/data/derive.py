@@ -11,7 +11,7 @@ import numpy as np
 from potloc_fast.config import Config, parse_config
 from potloc_fast.config.load import merge, nested
 from potloc_fast.config.schema import DerivedKey
-from potloc_fast.data import Recording
+from potloc_fast.data.recording import Recording
 
 STEPS = 660  # of training: what HAPT's recordings needed
 SNIPPETS = 3072  # in a batch
