@@ -91,10 +91,10 @@ def test_every_arm_is_a_configuration_of_its_own(study: str) -> None:
 def test_a_study_is_run_resumed_and_written(tmp_path: Path) -> None:
     outcomes = ablate("algorithm", tiny(), tmp_path, seeds=(0, 3), jobs=2)
     assert [(outcome.settings["algorithm"], outcome.seed) for outcome in outcomes] == [
-        (variant, seed) for variant in ("paper", "released", "fused") for seed in (0, 3)
+        (variant, seed) for variant in ("paper", "released", "fused", "aligned") for seed in (0, 3)
     ]
     runs = {path.parent.parent for path in tmp_path.glob("algorithm/*/*/potloc/evaluation.json")}
-    assert len(runs) == 6
+    assert len(runs) == 8
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     # What is finished is kept; what is missing is done again and comes out the same.
     gone = sorted(runs)[0] / "potloc" / "evaluation.json"
@@ -109,7 +109,7 @@ def test_a_study_is_run_resumed_and_written(tmp_path: Path) -> None:
     # Arms that agree in data and seed share the base model.
     assert len(list((tmp_path / "base").iterdir())) == 2
     assert len({path.read_bytes() for path in tmp_path.rglob("proposals.json")}) == 2
-    with pytest.raises(InputError, match=r"6 of 6 runs failed, the first: .*expected the configuration that is to be"):
+    with pytest.raises(InputError, match=r"8 of 8 runs failed, the first: .*expected the configuration that is to be"):
         ablate("algorithm", load_config("synthetic", [*TINY, "train.epochs=2"]), tmp_path, seeds=(0, 3))
 
 

@@ -866,3 +866,22 @@ def test_features_that_stay_on_the_device_train_alike(
     for stage in STAGES:
         assert losses(kept.folder, stage) == losses(run.folder, stage)
         assert same_weights(run, kept, stage)
+
+
+def test_aligned_labels_need_no_base_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("pseudo_labels.variant=aligned", "rounds=2", "train.epochs=1", "auto=[loss.topk_ratio]")
+    config = tiny(*changes)
+    run = potloc_fast.train(config, tmp_path)
+    assert "loss.topk_ratio=" in capsys.readouterr().err
+    assert not (tmp_path / "base").exists()
+    assert load_config(tmp_path / "config.yaml") == run.config != config
+    assert run.config.auto == ()
+    assert (tmp_path / "round_1" / "pseudo_labels.json").is_file()
+    labels, written = tmp_path / "pseudo_labels.json", (tmp_path / "potloc" / "model.safetensors").read_bytes()
+    points = sum(len(recording.points) for recording in load_dataset(config).subset("train"))
+    assert sum(map(len, json.loads(labels.read_text())["results"].values())) == points
+    # A resumption keeps what is there.
+    before = labels.stat().st_mtime_ns
+    potloc_fast.train(config, tmp_path, resume=True)
+    assert labels.stat().st_mtime_ns == before
+    assert (tmp_path / "potloc" / "model.safetensors").read_bytes() == written
