@@ -325,7 +325,7 @@ def demo(
             root = Path(data)
         else:
             root = SHARED_ARCHIVE if SHARED_ARCHIVE.is_file() else fetch_hapt(Path.home() / ".cache" / "potloc_fast")
-        config = load_config("hapt", [f"data.root={root}"])
+        config = load_config("own", ["data.layout=hapt", f"data.root={root}", "data.points=gaussian"])
     with _going_on(f"potloc-fast train {run_dir / 'config.yaml'} --run-dir {run_dir} --resume goes on"):
         run = _run_pipeline(config, run_dir)
         _write_example(run)
