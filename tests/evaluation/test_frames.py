@@ -62,9 +62,10 @@ def test_videos_are_apart(matched: Any) -> None:
     assert (result.frame, result.precision, result.recall) == pytest.approx((50, 50, 50))
 
 
-def test_instances_without_length(matched: Any) -> None:
-    truth = {"database": {"v": {"annotations": [{"label": "a", "segment": [5, 5]}]}}}
-    assert run(matched.of({"results": {"v": [entry("a", 0, 10, 0.5)]}}, truth)).frame == 0
+def test_instances_without_length_are_left_out(matched: Any) -> None:
+    instances = [{"label": "a", "segment": segment} for segment in ([5, 5], [20, 30])]
+    truth = {"database": {"v": {"annotations": instances}}}
+    assert run(matched.of({"results": {"v": [entry("a", 20, 30, 0.5)]}}, truth)).frame == 100
     assert run(matched.of({"results": {"v": [entry("a", 5, 5, 0.5)]}}, truth)).frame == 0
 
 
