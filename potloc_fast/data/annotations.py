@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from potloc_fast.config.schema import GridConfig
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.recording import Instance
 from potloc_fast.errors import InputError, quote
 from potloc_fast.files import read_json
 from potloc_fast.names import by_name, normalize
+
+if TYPE_CHECKING:  # pydantic is not for those who only evaluate
+    from potloc_fast.config.schema import GridConfig
 
 SUBSETS = (("training", "train"), ("validation", "val"), ("testing", "test"))
 
