@@ -10,7 +10,9 @@ import torch
 
 from potloc_fast.config.schema import PointDistribution
 from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
+from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.points import draw_points
+from potloc_fast.engine import align as alignment
 from potloc_fast.engine.align import align
 from potloc_fast.engine.train import collect_points
 from potloc_fast.pseudo_labels import PseudoLabels
@@ -36,6 +38,13 @@ def recordings(background: float, count: int = 6, actions: int = 12) -> Dataset:
     return Dataset("made", ("a", "b"), tuple(made))
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train less: enough where it is not the boundaries that are looked at."""
+    monkeypatch.setattr(alignment, "STEPS", 20)
+    monkeypatch.setattr(alignment, "LEVELS", (0.5,))
+
+
 def aligned(dataset: Dataset) -> PseudoLabels:
     return align(dataset, collect_points(dataset.recordings, dataset.classes), seed=0, device=torch.device("cpu"))
 
@@ -53,18 +62,32 @@ def overlaps(dataset: Dataset, labels: PseudoLabels) -> np.ndarray:
     ("background", "points"), [(0.1, "gaussian"), (0.1, "uniform"), (0.5, "start"), (0.8, "uniform")]
 )
 def test_labels_find_the_boundaries_however_much_background_there_is(
-    background: float, points: PointDistribution
+    background: float, points: PointDistribution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(alignment, "LEVELS", (0.5,))
     dataset = draw_points(recordings(background), points, seed=0)
     assert np.median(overlaps(dataset, aligned(dataset))) > 0.7
 
 
+def test_context_beside_actions_does_not_belong_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Half of each action's features is there before it begins and after it ends.
+    dataset = draw_points(load_synthetic(recordings=9, length=300, classes=3), "gaussian", seed=0)
+    dataset = replace(dataset, recordings=tuple(r for r in dataset.recordings if r.points))
+    monkeypatch.setattr(alignment, "STEPS", 50)
+    monkeypatch.setattr(alignment, "LEVELS", (0.0, 1.0))
+    labels = aligned(dataset)
+    assert labels.notes[0].startswith("labels: lambda=1, one half of the recordings explains ")
+    assert np.mean(overlaps(dataset, labels)) > 0.6  # with lambda=0, where context and action are one: 0.5
+
+
+@pytest.mark.usefixtures("short")
 def test_it_repeats() -> None:
     dataset = draw_points(recordings(0.4, count=2), "gaussian", seed=0)
     first, second = aligned(dataset), aligned(dataset)
     assert first.to_results() == second.to_results()
 
 
+@pytest.mark.usefixtures("short")
 def test_every_point_has_a_label_that_holds_it_in_its_place() -> None:
     dataset = draw_points(recordings(0.4, count=3), "gaussian", seed=0)
     # Two clicks in one snippet, of both classes, in a recording that begins with its last point.
@@ -81,6 +104,7 @@ def test_every_point_has_a_label_that_holds_it_in_its_place() -> None:
     assert ((labels.segments.score > 0) & (labels.segments.score <= 1)).all()
 
 
+@pytest.mark.usefixtures("short")
 def test_a_single_point_is_enough() -> None:
     dataset = recordings(0.4, count=1, actions=1)
     [recording] = dataset.recordings

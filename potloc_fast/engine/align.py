@@ -27,6 +27,7 @@ BLOCK = 1 << 14  # snippets that are classified together: a recording may be lar
 OUTLIERS = 0.01  # a probability that every class has in every snippet, whatever the classifier says
 DURATION_WEIGHT = 3.0  # snippets that follow each other are no independent evidence: their usual length counts for more
 SPREAD = 0.15  # least deviation of the lengths of a class, over the usual length
+LEVELS: tuple[float, ...] = (0.5, 0.0, 1.0)  # lambda; the first where nothing tells them apart
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -57,13 +58,19 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     1. A `SnippetClassifier` learns the segments as they are: their classes, and the background between them.
     2. Viterbi's algorithm (`force_align`) draws all segments of a recording anew, each around its point, with
 
-           g_c(t) = ln(p(c | x_t) + 0.01) - ln pi_c - ln(p(b | x_t) + 0.01) + ln pi_b
+           g_c(t) = ln(p(c | x_t) + 0.01) - ln pi_c - ln(p(b | x_t) + 0.01) + ln pi_b - lambda m_c
 
        and the usual length of each class. pi is the share that a class, or the background b, had in what was learned.
 
     The shares settle how much background there is. Where half of a uniform action is labelled, the classifier gives
     each of its snippets one half. That is far more than the class has elsewhere, and less than the background has
     there: so the label grows. Where a label reaches into the background, it shrinks for the same reason.
+
+    What goes on beside an action is often like the action, and then belongs to the label as well. m_c is half-way
+    between two medians of g_c: in the segments of the class, and in the background within a usual length of them. With
+    lambda = 1 a boundary lies where g passes half of its height, with lambda = 0 where both are equally likely. Labels
+    are drawn for lambda = 0, 1/2 and 1. Those are kept that can be found again in other recordings: a classifier of one
+    half of the recordings explains the largest part of the entropy of the labels of the other half (`_explained`).
 
     The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
     their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
@@ -78,29 +85,43 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
 
     Returns:
         A pseudo-label for each point, in the order of the points; its score is the mean probability of its class in
-        its snippets.
+        its snippets. A note says which lambda was chosen, and how much was explained.
     """
+    learner = _Learner(dataset, len(points.labels), seed, device)
     chains = list(_chains(dataset, points))
+    best, kept = -np.inf, None
+    for level in track(LEVELS, "align", transient=True):
+        segments, found = _align(learner, chains, level)
+        explained = _explained(learner, chains, segments)
+        if explained > best:
+            note = (
+                f"labels: lambda={level:g}, one half of the recordings explains {explained:.0%} of the other's labels"
+            )
+            best, kept = explained, _pseudo_labels(points, chains, segments, found, note)
+    assert kept is not None
+    return kept
+
+
+def _align(learner: _Learner, chains: Sequence[_Chain], level: float) -> tuple[list[Integers], dict[str, Floats]]:
+    """Learn and draw by turns: the segments of each chain, and the probabilities from which they were drawn."""
     recordings = {chain.recording.id: chain.recording for chain in chains}
-    classes = len(points.labels)
-    mean, std = (torch.from_numpy(values) for values in dataset.feature_stats("train"))
     segments = _first_segments(chains)
-    for number in track(range(ROUNDS), "align", transient=True):
-        targets = _targets(chains, segments, classes)
-        counts = np.bincount(np.concatenate(list(targets.values())), minlength=classes + 1) + 1.0
-        duration, precision = _durations(chains, segments, classes, number)
-        torch.manual_seed(seed + number)
-        model = SnippetClassifier(len(mean), classes)
-        model.standardize.fit(mean, std)
-        _learn(model.to(device), recordings, targets, np.random.default_rng((seed, number)), device)
-        found = {name: _classify(model, recording, device) for name, recording in recordings.items()}
-        likelihood = {name: np.log(p + OUTLIERS) - np.log(counts / counts.sum()) for name, p in found.items()}
+    for number in range(ROUNDS):
+        targets = _targets(chains, segments, learner.classes)
+        counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
+        duration, precision = _durations(chains, segments, learner.classes, number)
+        model = learner.learn(recordings, targets, number)
+        found = {name: learner.classify(model, recording) for name, recording in recordings.items()}
+        gain = {}
+        for name, p in found.items():
+            likelihood = np.log(p + OUTLIERS) - np.log(counts / counts.sum())
+            gain[name] = likelihood[:, :-1] - likelihood[:, -1:]
+        middle = level * _middle_levels(gain, targets, chains, segments, duration)
         segments = [
-            force_align(own[:, :-1] - own[:, -1:], chain.snippets, chain.classes, duration, precision)
+            force_align(gain[chain.recording.id] - middle, chain.snippets, chain.classes, duration, precision)
             for chain in chains
-            for own in (likelihood[chain.recording.id],)
         ]
-    return _pseudo_labels(points, chains, segments, found)
+    return segments, found
 
 
 def _chains(dataset: Dataset, points: Points) -> Iterator[_Chain]:
@@ -160,52 +181,103 @@ def _durations(
     return duration, precision
 
 
-def _learn(
-    model: SnippetClassifier,
-    recordings: dict[str, Recording],
+def _middle_levels(
+    gain: dict[str, Floats],
     targets: dict[str, Integers],
-    rng: np.random.Generator,
-    device: torch.device,
-) -> None:
-    """Train on random crops, each snippet with the same chance."""
-    names = list(targets)
-    lengths = np.array([len(targets[name]) for name in names])
-    size = min(CROP, int(lengths.max()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    model.train()
-    for _ in range(STEPS):
-        features = np.zeros((BATCH, size, len(model.standardize.mean)), np.float32)
-        label = np.full((BATCH, size), -1)
-        for row, pick in enumerate(rng.choice(len(names), BATCH, p=lengths / lengths.sum())):
-            first = int(rng.integers(max(1, lengths[pick] - size + 1)))
-            own = targets[names[pick]][first : first + size]
-            features[row, : len(own)] = recordings[names[pick]].features[first : first + size]
-            label[row, : len(own)] = own
-        batch, target = torch.from_numpy(features).to(device), torch.from_numpy(label).to(device)
-        loss = F.cross_entropy(model(batch, target >= 0).flatten(0, 1), target.flatten(), ignore_index=-1)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    model.eval()
+    chains: Sequence[_Chain],
+    segments: Sequence[Integers],
+    duration: Floats,
+) -> Floats:
+    """Half-way between the medians of a class's gain in its segments and in the background beside them, float64[C]."""
+    classes = len(duration)
+    beside = {name: np.zeros(values.shape, dtype=bool) for name, values in gain.items()}
+    for chain, own in zip(chains, segments, strict=True):
+        for (start, end), label in zip(own, chain.classes, strict=True):
+            way = max(2, round(duration[label]))
+            beside[chain.recording.id][max(0, start - way) : end + way, label] = True
+    middle = np.zeros(classes)
+    for label in range(classes):
+        inside = np.concatenate([gain[name][target == label, label] for name, target in targets.items()])
+        outside = np.concatenate(
+            [gain[name][beside[name][:, label] & (target == classes), label] for name, target in targets.items()]
+        )
+        if len(inside) and len(outside):
+            middle[label] = (np.median(inside) + np.median(outside)) / 2
+    return middle
 
 
-@torch.no_grad()
-def _classify(model: SnippetClassifier, recording: Recording, device: torch.device) -> Floats:
-    """The probabilities `[T, C + 1]` of a recording's snippets."""
-    reach, total = model.reach, len(recording.features)
-    parts: list[Tensor] = []
-    for first in range(0, total, BLOCK):
-        low = max(0, first - reach)
-        block = np.asarray(recording.features[low : first + BLOCK + reach], dtype=np.float32)
-        logits = model(torch.from_numpy(np.array(block))[None].to(device))[0]
-        parts.append(logits[first - low :][:BLOCK].softmax(dim=1).double().cpu())
-    return torch.cat(parts).numpy()
+def _explained(learner: _Learner, chains: Sequence[_Chain], segments: Sequence[Integers]) -> float:
+    """The part of the labels' entropy that a classifier explains which learned the labels of other recordings.
+
+    It is Theil's uncertainty coefficient of snippets' labels, from the mean of ln p(y | x) - ln pi_y over the snippets:
+    1 where all is explained, 0 or less where nothing is, as with one recording.
+    """
+    recordings = {chain.recording.id: chain.recording for chain in chains}
+    targets = _targets(chains, segments, learner.classes)
+    counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
+    share = np.log(counts / counts.sum())
+    halves, gained, entropy = (list(targets)[::2], list(targets)[1::2]), 0.0, 0.0
+    for learned, other in (halves, halves[::-1]) if halves[1] else ():
+        model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS)
+        for name in other:
+            own = targets[name]
+            p = learner.classify(model, recordings[name])[np.arange(len(own)), own]
+            gained += float((np.log(p + 0.1 * OUTLIERS) - share[own]).sum())
+            entropy -= float(share[own].sum())
+    return gained / entropy if entropy else 0.0
+
+
+class _Learner:
+    """Trains classifiers of a data set's snippets."""
+
+    def __init__(self, dataset: Dataset, classes: int, seed: int, device: torch.device) -> None:
+        self.classes, self.seed, self.device = classes, seed, device
+        self.mean, self.std = (torch.from_numpy(values) for values in dataset.feature_stats("train"))
+
+    def learn(self, recordings: dict[str, Recording], targets: dict[str, Integers], number: int) -> SnippetClassifier:
+        """Train a new classifier on random crops, each snippet with the same chance."""
+        torch.manual_seed(self.seed + number)
+        rng = np.random.default_rng((self.seed, number))
+        model = SnippetClassifier(len(self.mean), self.classes)
+        model.standardize.fit(self.mean, self.std)
+        model.to(self.device)
+        names = list(targets)
+        lengths = np.array([len(targets[name]) for name in names])
+        size = min(CROP, int(lengths.max()))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        model.train()
+        for _ in range(STEPS):
+            features = np.zeros((BATCH, size, len(self.mean)), np.float32)
+            label = np.full((BATCH, size), -1)
+            for row, pick in enumerate(rng.choice(len(names), BATCH, p=lengths / lengths.sum())):
+                first = int(rng.integers(max(1, lengths[pick] - size + 1)))
+                own = targets[names[pick]][first : first + size]
+                features[row, : len(own)] = recordings[names[pick]].features[first : first + size]
+                label[row, : len(own)] = own
+            batch, target = torch.from_numpy(features).to(self.device), torch.from_numpy(label).to(self.device)
+            loss = F.cross_entropy(model(batch, target >= 0).flatten(0, 1), target.flatten(), ignore_index=-1)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        return model.eval()
+
+    @torch.no_grad()
+    def classify(self, model: SnippetClassifier, recording: Recording) -> Floats:
+        """The probabilities `[T, C + 1]` of a recording's snippets."""
+        reach, total = model.reach, len(recording.features)
+        parts: list[Tensor] = []
+        for first in range(0, total, BLOCK):
+            low = max(0, first - reach)
+            block = np.asarray(recording.features[low : first + BLOCK + reach], dtype=np.float32)
+            logits = model(torch.from_numpy(np.array(block))[None].to(self.device))[0]
+            parts.append(logits[first - low :][:BLOCK].softmax(dim=1).double().cpu())
+        return torch.cat(parts).numpy()
 
 
 def _pseudo_labels(
-    points: Points, chains: Sequence[_Chain], segments: Sequence[Integers], found: dict[str, Floats]
+    points: Points, chains: Sequence[_Chain], segments: Sequence[Integers], found: dict[str, Floats], note: str
 ) -> PseudoLabels:
     start_sec, end_sec, score = np.zeros((3, len(points)))
     for chain, own in zip(chains, segments, strict=True):
@@ -214,4 +286,4 @@ def _pseudo_labels(
                 start_sec[origin], end_sec[origin] = chain.recording.grid.to_sec(np.array([start, end], np.float64))
                 score[origin] = found[chain.recording.id][start:end, label].mean()
     columns = (points.video, points.label, start_sec, end_sec, score)
-    return PseudoLabels(Segments(points.videos, points.labels, *columns), points.time_sec)
+    return PseudoLabels(Segments(points.videos, points.labels, *columns), points.time_sec, (note,))

@@ -255,6 +255,8 @@ def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording]
 def _write_aligned(run: Run, dataset: Dataset, recordings: Sequence[Recording], device: torch.device) -> None:
     points = collect_points(recordings, run.classes)
     labels = align(dataset, points, seed=run.config.seed, device=device)
+    for note in labels.notes:
+        print(note)
     write_json(run.folder / "pseudo_labels.json", labels.to_results())
 
 
