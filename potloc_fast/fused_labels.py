@@ -52,9 +52,9 @@ def fuse(
 
         r_c(l) = beta_c + alpha / l
 
-    is where a point of class c is expected in an instance of l seconds: at a share of it, and, as people who react need
-    time, alpha seconds later. alpha is Tukey's resistant line: the medians of x_i over the thirds of the points with
-    the shortest and the longest l_i differ by Y, those of 1 / l_i by X, and
+    is where a point of class c is expected in an instance of l seconds: at a share of it (from 0.01 to 0.99) and, as
+    people who react need time, alpha seconds later. alpha is Tukey's resistant line: the medians of x_i over the thirds
+    of the points with the shortest and the longest l_i differ by Y, those of 1 / l_i by X, and
 
         alpha = N X Y / (N X^2 + 20 m^2),   m the median of 1 / l_i, N the number of points measured.
 
