@@ -1,9 +1,10 @@
 """The quality of each variant's pseudo-labels, for points elsewhere too: `python -m benchmarks.pseudo_label_variants`.
 
 Prints a Markdown table for THUMOS'14: mean mAP at tIoU 0.1 to 0.7 and, in brackets, the mean tIoU of labels with the
-instances of their points (in percent; 0 without a label), on the training videos. The points are the published ones and
-others that are drawn here; "start" and "end" are the first and the last moment of an instance. The proposals are always
-the published ones, of a base model that was trained on the published points.
+instances of their points (in percent; 0 without a label), on the training videos. The points are what two people
+clicked, the published ones, which were drawn, and others that are drawn here; "start" and "end" are the first and the
+last moment of an instance. The proposals are always the published ones, of a base model that was trained on the
+published points.
 """
 
 from __future__ import annotations
@@ -27,10 +28,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"variant": "paper"},
     "released": {"variant": "released"},
     "fused": {"variant": "fused"},
-    "fused, centre prior": {"variant": "fused", "centre_prior": True},
 }
-# Points and the spans of their instances: float64[N, 2].
+# Points and the spans of their instances: float64[N, 2], NaN for clicks that lie in none.
 Labelled = tuple[Points, NDArray[np.float64]]
+
+
+def clicked(truth: Segments, annotator: int) -> Labelled:
+    """What a person clicked: lines of video,seconds,label, some empty."""
+    with (DATA / "clicks" / f"annotator_{annotator}.txt").open(newline="") as file:
+        rows = [(video, label, float(time)) for video, time, label in filter(None, csv.reader(file))]
+    names, classes = (tuple(dict.fromkeys(column)) for column in ([row[0] for row in rows], [row[1] for row in rows]))
+    instances: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for video, label, *span in zip(truth.video, truth.label, truth.start_sec, truth.end_sec, strict=True):
+        instances.setdefault((truth.videos[video], truth.labels[label]), []).append((span[0], span[1]))
+    spans = [
+        next((span for span in instances.get((video, label), []) if span[0] <= time <= span[1]), (np.nan, np.nan))
+        for video, label, time in rows
+    ]
+    video, label = (
+        np.array([among.index(row[column]) for row in rows]) for column, among in enumerate((names, classes))
+    )
+    return Points(names, classes, video, label, np.array([row[2] for row in rows])), np.array(spans)
 
 
 def published() -> Labelled:
@@ -58,7 +76,7 @@ def drawn(truth: Segments, distribution: Distribution, seed: int) -> Labelled:
 
 
 def mean_tiou(labels: PseudoLabels, labelled: Labelled) -> float:
-    """Mean tIoU of each point's label with its instance."""
+    """Mean tIoU of each point's label with its instance, where it has one."""
     points, spans = labelled
     segments = labels.segments
     found = iter(
@@ -70,10 +88,10 @@ def mean_tiou(labels: PseudoLabels, labelled: Labelled) -> float:
     for *point, (start, end) in zip(points.video, points.label, points.time_sec, spans, strict=True):
         if entry is not None and [*entry[:3]] == point:
             overlap = max(0.0, min(end, entry[4]) - max(start, entry[3]))
-            total += overlap / (end - start + entry[4] - entry[3] - overlap)
+            total += np.nan_to_num(overlap / (end - start + entry[4] - entry[3] - overlap))
             entry = next(found, None)
     assert entry is None
-    return total / len(points)
+    return total / np.isfinite(spans[:, 0]).sum()
 
 
 def main() -> None:
@@ -83,6 +101,8 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     proposals, truth = read_detections(DATA / "base_proposals.json"), read_ground_truth(DATA / "gt.json", "train")
     columns = {
+        "annotator 1": [clicked(truth, 1)],
+        "annotator 3": [clicked(truth, 3)],
         "published": [published()],
         "gaussian": [drawn(truth, "gaussian", seed) for seed in range(seeds)],
         "uniform": [drawn(truth, "uniform", seed) for seed in range(seeds)],

@@ -262,9 +262,6 @@ def pseudo_labels(
     fps: Annotated[Path, typer.Option(help="JSON with the frame rate of each video.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
     variant: Annotated[Variant, typer.Option(help="Variant of Algorithm 1.")] = Variant.paper,
-    centre_prior: Annotated[
-        bool, typer.Option("--centre-prior", help="With fused: points lie near the middle of their instances.")
-    ] = False,
 ) -> None:
     """Turn proposals and points into pseudo-labels (Algorithm 1)."""
     from potloc_fast.evaluation import read_detections
@@ -272,7 +269,7 @@ def pseudo_labels(
     from potloc_fast.pseudo_labels import generate, read_points
 
     found = read_points(points, fps)
-    labels = generate(read_detections(proposals), found, variant.value, centre_prior=centre_prior)
+    labels = generate(read_detections(proposals), found, variant.value)
     for note in labels.notes:
         print(f"warning: {note}", file=sys.stderr)
     write_json(output, labels.to_results())

@@ -17,6 +17,7 @@ from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.evaluation.segments import Segments, renumber
 from potloc_fast.files import read_json
 from potloc_fast.fused_labels import fuse
+from potloc_fast.held_points import held_points
 from potloc_fast.names import find_name, find_names
 
 Variant = Literal["paper", "released", "fused"]
@@ -159,9 +160,7 @@ def merge_doubled(points: Points, source: str | Path = "points") -> Points:
     )
 
 
-def generate(
-    proposals: Segments, points: Points, variant: Variant = "paper", *, centre_prior: bool = False
-) -> PseudoLabels:
+def generate(proposals: Segments, points: Points, variant: Variant = "paper") -> PseudoLabels:
     """Choose a segment for each point among the proposals of its video and class (Algorithm 1 of the paper).
 
     A proposal holds a point where `start <= point <= end`. The points are independent of each other; equal scores are
@@ -173,25 +172,23 @@ def generate(
     - "released": a proposal that holds several points is first split at the midpoints between them, and its parts,
       each with the score of the whole, are in S* as well. A point that lies in no proposal gets
       `[max(0, point - d/2), point + d/2]` with score 0, or no label where the class has no d.
-    - "fused": past the paper, a segment estimated from all proposals that hold the point and from the usual duration
-      of the class (`fused_labels.fuse`). A point has no label where its class has no such duration.
+    - "fused": past the paper, a segment estimated from all proposals around the point, from the usual duration of the
+      class and from where in an instance its points lie (`fused_labels.fuse`). A point has no label where its class has
+      no such duration.
 
     Args:
         proposals: proposals of the base model on the training videos; those without any point don't matter.
         points: the annotated points.
         variant: "paper", "released" for what the authors' code does, or "fused" for better boundaries.
-        centre_prior: assume that points lie near the middle of their instances ("fused" only).
 
     Returns:
         At most one pseudo-label for each point, in the order of the points.
 
     Raises:
-        InputError: proposals and points share no video or no class, or `centre_prior` is given with another variant.
+        InputError: there is no such variant, or proposals and points share no video or no class.
     """
     if variant not in get_args(Variant):
         raise InputError(f"variant: expected one of {', '.join(get_args(Variant))}, got {quote(variant)}")
-    if centre_prior and variant != "fused":
-        raise InputError(f"centre_prior: expected the variant fused with it, got {quote(variant)}")
     points = merge_doubled(points)
     proposal_names = find_names(proposals.videos, points.videos, "proposals")
     for what, ours, theirs in (
@@ -203,7 +200,7 @@ def generate(
                 f"proposals: expected {what} of the points such as {quote(ours[0])}, got {quote(theirs[0])}"
             )
 
-    # A group is a video and a class. The points by group, then time; a proposal holds those in [first, last).
+    # A group is a video and a class. The points by group, then time.
     group = points.video * len(points.labels) + points.label
     by_time = np.lexsort((points.time_sec, group))
     time, label = points.time_sec[by_time], points.label[by_time]
@@ -213,12 +210,12 @@ def generate(
     known = (proposal_video >= 0) & (proposal_label >= 0)
     proposal_group = np.where(known, proposal_video * len(points.labels) + proposal_label, -1)
     start, end, score = proposals.start_sec, proposals.end_sec, proposals.score
-    first, last = _held(proposal_group, start, end, group[by_time], time)
     if variant == "fused":
-        columns = fuse(first, last, start, end, score, group[by_time], time, label, len(points.labels), centre_prior)
+        columns = fuse(proposal_group, start, end, score, group[by_time], time, label, len(points.labels))
         point = np.flatnonzero(np.isfinite(columns[0]))
         new_start, new_end, new_score = (column[point] for column in columns)
     else:
+        first, last = held_points(proposal_group, start, end, group[by_time], time)
         point, new_start, new_end, new_score = _choose(
             first, last, start, end, score, proposal_label, time, label, len(points.labels), variant
         )
@@ -280,36 +277,6 @@ def _choose(
         new_end = np.concatenate((new_end, time[lonely] + half[lonely]))
         new_score = np.concatenate((new_score, np.zeros(len(lonely))))
     return point, new_start, new_end, new_score
-
-
-@compiled
-def _held(proposal_group, start, end, group, time):  # type: ignore[no-untyped-def]
-    """Find the points `[first, last)` that each proposal holds, among points sorted by group, then time: int64[N] x 2.
-
-    The proposals of a group mostly follow each other, so that most of them look among a few points only.
-    """
-    first, last = np.zeros((2, len(start)), dtype=np.int64)
-    current, low, high = -1, 0, 0
-    for j in range(len(start)):
-        if proposal_group[j] != current:
-            current = proposal_group[j]
-            low = _bisect(group, current, False, 0, len(group))
-            high = _bisect(group, current, True, low, len(group))
-        first[j] = _bisect(time, start[j], False, low, high)
-        last[j] = _bisect(time, end[j], True, first[j], high)
-    return first, last
-
-
-@compiled
-def _bisect(values, value, after, low, high):  # type: ignore[no-untyped-def]
-    """Find the first of the ascending `values[low:high]` that is >= `value`, or > if `after`: its index, or `high`."""
-    while low < high:
-        middle = (low + high) >> 1
-        if values[middle] < value or (after and values[middle] == value):
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @compiled

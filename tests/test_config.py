@@ -29,6 +29,16 @@ def test_presets_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> Non
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
+def test_a_run_that_did_not_use_a_key_of_before_still_loads(tmp_path: Path) -> None:
+    config = load_config("hapt")
+    text = dump_config(config)
+    older = text.replace("pseudo_labels:\n", "pseudo_labels:\n  centre_prior: false\n")
+    assert older != text
+    assert load_config(write(tmp_path, older)) == config
+    used = older.replace("centre_prior: false", "centre_prior: true")
+    assert "unknown key pseudo_labels.centre_prior" in refusal(write(tmp_path, used))
+
+
 def test_preset_names() -> None:
     video = ["activitynet12", "activitynet13", "beoid", "gtea", "thumos14", "thumos14_released"]
     assert preset_names() == sorted([*video, "hapt", "hapt_boundaries", "own", "synthetic"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -346,16 +346,16 @@ class PseudoLabelConfig(Section):
 
     variant: Literal["paper", "released", "fused", "aligned"] = "paper"
     """To the letter of the paper; as the authors' code does it: every point gets a label; or past both: boundaries
-    from all proposals that hold a point; or from the features alone, without a base model (`engine.align`), and
+    from all proposals around a point; or from the features alone, without a base model (`engine.align`), and
     "released" from the second round on."""
-    centre_prior: bool = False
-    """Assume that points lie near the middle of their instances ("fused" only)."""
 
-    @model_validator(mode="after")
-    def _centre_prior_is_of_fused(self) -> PseudoLabelConfig:
-        if self.centre_prior and self.variant != "fused":
-            raise ValueError("expected the variant fused where centre_prior is on")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, values: Any) -> Any:
+        """Runs of earlier versions wrote down that they did not use `centre_prior`."""
+        if isinstance(values, dict) and values.get("centre_prior") is False:
+            return {key: value for key, value in values.items() if key != "centre_prior"}
+        return values
 
 
 class EvaluateConfig(Section):
