@@ -69,7 +69,7 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     What goes on beside an action is often like the action, and then belongs to the label as well. m_c is half-way
     between two medians of g_c: in the segments of the class, and in the background within a usual length of them. With
     lambda = 1 a boundary would lie where g passes half of its height, with lambda = 0 it lies where both are equally
-    likely. Labels are drawn for lambda = 0 and 1/2. Those are kept of which other recordings tell more (`_information`).
+    likely. Labels are drawn for lambda = 0 and 1/2, and those are kept of which other recordings tell more.
 
     The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
     their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
