@@ -80,10 +80,11 @@ def parse_database(content: Any, source: str | Path) -> Database:
     labels: dict[Any, str] = {}
     numbers: dict[str, float] = {}
     for name, entry in by_name(database.items(), source).items():
-        where = f"{source}: database[{quote(name)}]"
         annotations = (entry.get("annotations") or ()) if isinstance(entry, Mapping) else None
         if not isinstance(annotations, list | tuple):
-            raise InputError(f"{where}: expected an object with a list of annotations, got {quote(entry)}")
+            raise InputError(
+                f"{_entry(source, name)}: expected an object with a list of annotations, got {quote(entry)}"
+            )
         instances = []
         for index, item in enumerate(annotations):
             try:
@@ -95,9 +96,11 @@ def parse_database(content: Any, source: str | Path) -> Database:
                     numbers.setdefault(label, float(item.get("label_id", item.get("idx", 0))))
                 instances.append(Instance(label, float(start), float(end)))
             except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-                expected = "expected a label and a segment [start, end]"
-                raise InputError(f"{where}.annotations[{index}]: {expected}, got {quote(item)}") from None
-        duration, fps, frames = (_positive(entry, key, where) for key in ("duration", "fps", "frame"))
+                raise InputError(
+                    f"{_entry(source, name)}.annotations[{index}]: expected a label and a segment [start, end], "
+                    f"got {quote(item)}"
+                ) from None
+        duration, fps, frames = (_positive(entry, key, name, source) for key in ("duration", "fps", "frame"))
         if fps is None and frames and duration:
             fps = frames / duration
         videos[name] = Video(str(entry.get("subset") or "").strip().lower(), tuple(instances), duration, fps)
@@ -177,11 +180,16 @@ def choose_grid(
     return Grid(fps, config.window or window or stride, stride)
 
 
-def _positive(entry: Mapping[str, Any], key: str, where: str) -> float | None:
+def _entry(source: str | Path, name: str) -> str:
+    """What a video's entry is called in errors: made for them alone, as quoting takes longer than reading."""
+    return f"{source}: database[{quote(name)}]"
+
+
+def _positive(entry: Mapping[str, Any], key: str, name: str, source: str | Path) -> float | None:
     """The number over zero under a key; None where there is none or it says nothing."""
     value = entry.get(key)
     try:
         number = 0.0 if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}.{key}: expected a number above 0, got {quote(value)}") from None
+        raise InputError(f"{_entry(source, name)}.{key}: expected a number above 0, got {quote(value)}") from None
     return number if 0 < number < math.inf else None

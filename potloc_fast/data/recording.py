@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +75,7 @@ def intact(features: Features) -> Features:
     return features
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """An action with its true boundaries, `[start_sec, end_sec)`."""
 
     label: str
@@ -84,8 +83,7 @@ class Instance:
     end_sec: float
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """An action known by a single moment inside it."""
 
     label: str
