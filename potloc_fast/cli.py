@@ -56,6 +56,7 @@ app = typer.Typer(
 console = Console()
 SHARED_ARCHIVE = Path("../shared/data/hapt/hapt_uci.zip")
 SHOWN_DETECTIONS = 15
+MOST_THRESHOLDS = 100
 
 
 class Protocol(str, Enum):
@@ -473,14 +474,18 @@ def _thresholds(text: str) -> list[float]:
     try:
         if ":" in text:
             first, last, step = (float(part) for part in text.split(":"))
+            count = int((last - first) / step + 1e-9) + 1
             # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 that was meant.
-            values = [round(first + i * step, 10) for i in range(int((last - first) / step + 1e-9) + 1)]
+            values = [round(first + i * step, 10) for i in range(count if count <= MOST_THRESHOLDS else 0)]
         else:
             values = [float(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         values = []
     if not values or not all(0 <= value <= 1 for value in values):
-        raise InputError(f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5 within 0 to 1, got {quote(text)}")
+        raise InputError(
+            f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5, of at most {MOST_THRESHOLDS} within 0 to 1, "
+            f"got {quote(text)}"
+        )
     return values
 
 

@@ -46,6 +46,14 @@ def test_atomic_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"^file\.json: expected a file to write, got: No such file or directory$"):
+        write_text("file.json", "x")
+
+
 def interrupted_write(path: Path) -> None:
     with atomic(path) as temporary:
         temporary.write_text("half")

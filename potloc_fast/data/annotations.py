@@ -88,7 +88,9 @@ def parse_database(content: Any, source: str | Path) -> Database:
         instances = []
         for index, item in enumerate(annotations):
             try:
-                start, end = item["segment"]
+                start, end = segment = item["segment"]
+                if isinstance(segment, str | Mapping):  # which have parts as well
+                    raise TypeError
                 raw = item["label"]
                 label = labels.get(raw)
                 if label is None:
@@ -103,12 +105,17 @@ def parse_database(content: Any, source: str | Path) -> Database:
         duration, fps, frames = (_positive(entry, key, name, source) for key in ("duration", "fps", "frame"))
         if fps is None and frames and duration:
             fps = frames / duration
-        videos[name] = Video(str(entry.get("subset") or "").strip().lower(), tuple(instances), duration, fps)
+        videos[name] = Video(subset_text(entry.get("subset")), tuple(instances), duration, fps)
     listed = content.get("activity_list")
     if not isinstance(listed, list | tuple | None):
         raise InputError(f"{source}: expected a list of names as activity_list, got {quote(listed)}")
     activity_list = None if listed is None else tuple(normalize(str(label)) for label in listed)
     return Database(Path(source), videos, tuple(sorted(numbers, key=lambda name: (numbers[name], name))), activity_list)
+
+
+def subset_text(subset: Any) -> str:
+    """The name of a subset as it is compared; "" where there is none."""
+    return normalize(str(subset or "").strip().lower())
 
 
 def label_text(label: Any) -> str:
@@ -177,7 +184,10 @@ def choose_grid(
     fps = config.fps or fps
     if fps is None:
         raise InputError(f"{video}: expected its fps in the annotations or in data.grid.fps, found none")
-    return Grid(fps, config.window or window or stride, stride)
+    try:
+        return Grid(fps, config.window or window or stride, stride)
+    except ValueError as error:
+        raise InputError(f"{video}: {error}") from None
 
 
 def _entry(source: str | Path, name: str) -> str:

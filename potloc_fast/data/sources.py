@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from potloc_fast.data.listing import NpyFile, Source
 from potloc_fast.data.recording import allow_open_files, to_features
 from potloc_fast.errors import InputError, quote, shorten
-from potloc_fast.files import LARGE, PACKED, check_members, listed, read_lines
-from potloc_fast.names import by_name, find_name, normalize
+from potloc_fast.files import LARGE, PACKED, check_kind, check_members, listed, read_lines
+from potloc_fast.names import by_name, find_names, normalize
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -194,14 +194,15 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         A source for each video. Where there is none in `place`, it fails when it is opened.
 
     Raises:
-        InputError: there is no such place, or it has two files for a video.
+        InputError: there is no such place, it has two files for a video, or one for two.
     """
     if place.suffix.lower() in HDF5_SUFFIXES:
         import h5py
 
         with _reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
             names = by_name(((name, name) for name in file), place)
-        return {video: Hdf5Dataset(place, names.get(find_name(video, names) or video, video)) for video in videos}
+        found = find_names(videos, names, place)
+        return {video: Hdf5Dataset(place, names.get(name, video)) for video, name in found.items()}
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder of features or an .hdf5 file, found none")
     paths: dict[str, Path] = {}
@@ -210,9 +211,8 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         if path.suffix.lower() in FORMATS and paths.setdefault(name, path) != path:
             raise InputError(f"{place}: expected one file for {name}, found {paths[name].name} and {path.name}")
     sources = {}
-    for video in videos:
-        found = find_name(video, paths)
-        path = place / f"{video}.npy" if found is None else paths[found]
+    for video, name in find_names(videos, paths, place).items():
+        path = paths.get(name, place / f"{video}.npy")
         sources[video] = FORMATS[path.suffix.lower()](path, trusted)
     return sources
 
@@ -281,6 +281,7 @@ def _is_header(cells: list[str]) -> bool:
 @contextmanager
 def _reading(path: Path, expected: str) -> Iterator[None]:
     """Answer whatever a reader raises in one sentence: on damaged files that can be nearly any exception."""
+    check_kind(path)
     try:
         yield
     except InputError:
