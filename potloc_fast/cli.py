@@ -360,6 +360,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
 @contextmanager
 def _going_on(how: str) -> Iterator[None]:
     """Say how to go on after Ctrl-C, and after a scheduler's SIGTERM, which is taken for it."""
+    from potloc_fast.engine.distributed import leave, rank  # and torch: a signal amid its import can raise anything
 
     def stop(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)
@@ -368,8 +369,11 @@ def _going_on(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted: {how}", file=sys.stderr)
-        raise typer.Exit(128 + (interrupt.args or (signal.SIGINT,))[0]) from None
+        if rank() == 0:
+            print(f"\ninterrupted: {how}", file=sys.stderr)
+        status = 128 + (interrupt.args or (signal.SIGINT,))[0]
+        leave(status)
+        raise typer.Exit(status) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
