@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -175,6 +176,8 @@ def predict(
     from potloc_fast.files import replaceable
     from potloc_fast.plots import plot_recording
 
+    if min_score is not None and math.isnan(min_score):
+        raise InputError("--min-score: expected a number, got nan")
     run = Run.open(run_dir)
     recordings = read_recordings(run, files, snippet_sec, trusted)
     where: Any = None if device is None else device.value

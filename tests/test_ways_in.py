@@ -232,6 +232,30 @@ def test_commands(
         assert sorted(tmp_path.rglob("*")) == before, (name, kind)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--min-score", "nan"), ("--snippet-sec", "nan"), ("--snippet-sec", "0")]
+)
+def test_numbers_that_are_none(
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((9, 4), np.float32))
+    monkeypatch.setattr(sys, "argv", ["potloc-fast", "predict", str(good / "run"), "x.npy", option, value])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out) == (2, "")
+    assert_one_sentence(
+        printed.err.removeprefix("potloc-fast: ").removesuffix("\n"), option[2:].replace("-sec", "_sec")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
 def test_a_pipe_that_is_given_open_is_a_file(good: Path) -> None:
     read, write = os.pipe()
     os.write(write, (good / "found.json").read_bytes())
