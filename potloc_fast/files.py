@@ -12,6 +12,7 @@ import socket
 import stat
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from json.decoder import JSONObject  # type: ignore[attr-defined]
@@ -283,11 +284,14 @@ def is_hidden(path: str) -> bool:
 
 
 def check_members(archive: zipfile.ZipFile, path: str | Path) -> None:
-    """Refuse an archive that is small on disk and would fill the memory.
+    """Refuse an archive that is small on disk and would fill the memory, or of which one member hides another.
 
     Raises:
-        InputError: a member is large, and packed as features and tables never are.
+        InputError: a member is large, and packed as features and tables never are; or two have the same name.
     """
+    for name, count in Counter(archive.namelist()).items():
+        if count > 1:
+            raise InputError(f"{path}: expected each file once in the archive, found {shorten(name)} {count} times")
     for member in archive.infolist():
         packed = min(member.compress_size, archive.start_dir)  # the first is what the archive says of itself
         if member.file_size > max(LARGE, PACKED * packed):

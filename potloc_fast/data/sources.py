@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from potloc_fast.data.listing import NpyFile, Source
 from potloc_fast.data.recording import allow_open_files, to_features
+from potloc_fast.data.tables import to_number
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import LARGE, PACKED, check_kind, check_members, listed, read_lines
 from potloc_fast.names import by_name, find_names, normalize
@@ -232,6 +233,8 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
         import h5py
 
         with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+            if not len(file):
+                raise InputError(f"{path}: expected a dataset for each recording, found none")
             return by_name(((name, Hdf5Dataset(path, name)) for name in file), path)
     if suffix not in FORMATS:
         known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
@@ -266,7 +269,7 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
 
 def _is_row(line: str, width: int) -> bool:
     try:
-        return len([float(cell) for cell in line.split(",")]) == width
+        return len([to_number(cell) for cell in line.split(",")]) == width
     except ValueError:
         return False
 
