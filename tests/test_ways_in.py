@@ -171,7 +171,7 @@ def no_end_of_waiting() -> Iterator[None]:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(120)
+    signal.alarm(60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -184,7 +184,7 @@ def put(folder: Path, kind: str, name: str = "bad") -> Path:
     elif kind == "a pipe":
         os.mkfifo(path)
     elif kind == "a device":
-        path.symlink_to("/dev/zero")
+        path.symlink_to("/dev/null")  # without an end, as /dev/zero, it would fill the memory where it is read
     elif content is not None:
         path.write_bytes(content)
     return path
