@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ app = typer.Typer(
 console = Console()
 SHARED_ARCHIVE = Path("../shared/data/hapt/hapt_uci.zip")
 SHOWN_DETECTIONS = 15
+MOST_THRESHOLDS = 100
 
 
 class Protocol(str, Enum):
@@ -174,6 +176,8 @@ def predict(
     from potloc_fast.files import replaceable
     from potloc_fast.plots import plot_recording
 
+    if min_score is not None and math.isnan(min_score):
+        raise InputError("--min-score: expected a number, got nan")
     run = Run.open(run_dir)
     recordings = read_recordings(run, files, snippet_sec, trusted)
     where: Any = None if device is None else device.value
@@ -359,6 +363,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
 @contextmanager
 def _going_on(how: str) -> Iterator[None]:
     """Say how to go on after Ctrl-C, and after a scheduler's SIGTERM, which is taken for it."""
+    from potloc_fast.engine.distributed import leave, rank  # and torch: a signal amid its import can raise anything
 
     def stop(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)
@@ -367,8 +372,11 @@ def _going_on(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted: {how}", file=sys.stderr)
-        raise typer.Exit(128 + (interrupt.args or (signal.SIGINT,))[0]) from None
+        if rank() == 0:
+            print(f"\ninterrupted: {how}", file=sys.stderr)
+        status = 128 + (interrupt.args or (signal.SIGINT,))[0]
+        leave(status)
+        raise typer.Exit(status) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -473,14 +481,18 @@ def _thresholds(text: str) -> list[float]:
     try:
         if ":" in text:
             first, last, step = (float(part) for part in text.split(":"))
+            count = int((last - first) / step + 1e-9) + 1
             # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 that was meant.
-            values = [round(first + i * step, 10) for i in range(int((last - first) / step + 1e-9) + 1)]
+            values = [round(first + i * step, 10) for i in range(count if count <= MOST_THRESHOLDS else 0)]
         else:
             values = [float(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         values = []
     if not values or not all(0 <= value <= 1 for value in values):
-        raise InputError(f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5 within 0 to 1, got {quote(text)}")
+        raise InputError(
+            f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5, of at most {MOST_THRESHOLDS} within 0 to 1, "
+            f"got {quote(text)}"
+        )
     return values
 
 

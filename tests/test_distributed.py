@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,40 @@ TINY = (
 )
 
 
-def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in two processes."""
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start the command line in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, "-m", "potloc_fast", *map(str, arguments)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=300,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=Path(potloc_fast.__file__).parents[1],  # the package under test, wherever it is installed
     )
+
+
+def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in two processes."""
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_a_scheduler_that_ends_all_processes_is_told_how_to_go_on(tmp_path: Path) -> None:
+    with start("train", "synthetic", *TINY, "base.train.epochs=100000", "--run-dir", tmp_path / "run") as process:
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "run" / "base" / "checkpoint.pt").is_file():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.terminate()
+            _, err = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert err.count("interrupted: the same command with --resume goes on") == 1
+    assert "forcefully" not in err  # as torchrun says of a process that waits for the others
 
 
 @pytest.fixture(scope="module")

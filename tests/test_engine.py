@@ -615,8 +615,9 @@ def test_the_length_of_a_snippet_can_be_said(run: Run, tested: tuple[Recording, 
         potloc_fast.predict(tmp_path, features)
     same = potloc_fast.predict(tmp_path, features, snippet_sec=0.64)
     np.testing.assert_array_equal(same.start_sec, usual.start_sec)
-    with pytest.raises(InputError, match=r"^snippet_sec: expected seconds over 0, got 0$"):
-        potloc_fast.predict(tmp_path, features, snippet_sec=0)
+    for sec in (0, 1e-320, 1e300):
+        with pytest.raises(InputError, match=r"^snippet_sec: expected 1e-09 to 1e\+06 seconds, got "):
+            potloc_fast.predict(tmp_path, features, snippet_sec=sec)
 
 
 # What a run is computed on

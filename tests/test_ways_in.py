@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,7 @@ def _run(name: str) -> Way:
         finally:
             if target.is_dir():
                 target.rmdir()
+            target.unlink(missing_ok=True)
             target.write_bytes(content)
 
     return read
@@ -122,6 +125,8 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
 CONTENTS: dict[str, bytes | None] = {
     "missing": None,
     "a folder": b"",
+    "a pipe": b"",
+    "a device": b"",
     "empty": b"",
     "bytes": bytes(range(256)) * 8,
     "not UTF-8": b"\xff\xfe\xff",
@@ -158,10 +163,28 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_end_of_waiting() -> Iterator[None]:
+    """End a test that waits for ever, as one does that opens a pipe."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def put(folder: Path, kind: str, name: str = "bad") -> Path:
     path, content = folder / name, CONTENTS[kind]
     if kind == "a folder":
         path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/null")  # without an end, as /dev/zero, it would fill the memory where it is read
     elif content is not None:
         path.write_bytes(content)
     return path
@@ -210,6 +233,38 @@ def test_commands(
 
 
 @pytest.mark.parametrize(
+    ("option", "value"), [("--min-score", "nan"), ("--snippet-sec", "nan"), ("--snippet-sec", "0")]
+)
+def test_numbers_that_are_none(
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((9, 4), np.float32))
+    monkeypatch.setattr(sys, "argv", ["potloc-fast", "predict", str(good / "run"), "x.npy", option, value])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out) == (2, "")
+    assert_one_sentence(
+        printed.err.removeprefix("potloc-fast: ").removesuffix("\n"), option[2:].replace("-sec", "_sec")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_pipe_that_is_given_open_is_a_file(good: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, (good / "found.json").read_bytes())
+    os.close(write)
+    assert evaluate(f"/dev/fd/{read}", good / "truth.json").mean == 100
+    os.close(read)
+
+
+@pytest.mark.parametrize(
     ("override", "key"),
     [
         ("seed=-1", "seed"),
@@ -222,6 +277,8 @@ def test_commands(
         ("data.root=" + "x" * 5000, "data.root"),
         ("data.root=~nobody-has-this-name/x", "data.root"),
         ("data.root=a\0b", "data.root"),
+        ("data.grid.fps=1e300", "data.grid.fps"),
+        ("data.grid.stride=" + "1" * 300, "data.grid.stride"),
         ("a" * 5000, "expected an override"),
         ("seed=&a [*a]", "override seed"),
         ("\x1b[31m=1", "unknown key"),

@@ -19,7 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from potloc_fast.data.grid import FPS_RANGE, MOST_FRAMES
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=FPS_RANGE[0], le=FPS_RANGE[1])]
+Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
 Device = Literal["auto", "cpu", "cuda"]
 Switch = Annotated[
     Literal["auto", "on", "off"],  # the last two are booleans in YAML
@@ -52,11 +56,11 @@ class Section(BaseModel):
 class GridConfig(Section):
     """Where snippets lie in time, where the layout does not say so or says it wrongly."""
 
-    fps: PositiveFloat | None = None
+    fps: Rate | None = None
     """Frames (or samples) a second of what the snippets were cut from."""
-    window: PositiveInt | None = None
+    window: Frames | None = None
     """Frames in a snippet."""
-    stride: PositiveInt | None = None
+    stride: Frames | None = None
     """Frames from one snippet to the next."""
 
 

@@ -106,7 +106,10 @@ class Entry:
                     f"{self.id}: expected its duration in seconds, which resampled features need, "
                     f"got {self.duration_sec}"
                 )
-            grid = Grid(fps=max(len(features), 1) / self.duration_sec, window=1, stride=1)
+            try:
+                grid = Grid(fps=max(len(features), 1) / self.duration_sec, window=1, stride=1)
+            except ValueError as error:
+                raise InputError(f"{self.id}: {error}, from a duration of {self.duration_sec:g} s") from None
         files = tuple(source.path for source in self.sources)
         return Recording(self.id, features, grid, self.subset, self.instances, self.points, files)
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from potloc_fast.data.listing import NpyFile, Source
 from potloc_fast.data.recording import allow_open_files, to_features
+from potloc_fast.data.tables import to_number
 from potloc_fast.errors import InputError, quote, shorten
-from potloc_fast.files import LARGE, PACKED, check_members, listed, read_lines
-from potloc_fast.names import by_name, find_name, normalize
+from potloc_fast.files import LARGE, PACKED, check_kind, check_members, listed, read_lines
+from potloc_fast.names import by_name, find_names, normalize
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -194,14 +195,15 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         A source for each video. Where there is none in `place`, it fails when it is opened.
 
     Raises:
-        InputError: there is no such place, or it has two files for a video.
+        InputError: there is no such place, it has two files for a video, or one for two.
     """
     if place.suffix.lower() in HDF5_SUFFIXES:
         import h5py
 
         with _reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
             names = by_name(((name, name) for name in file), place)
-        return {video: Hdf5Dataset(place, names.get(find_name(video, names) or video, video)) for video in videos}
+        found = find_names(videos, names, place)
+        return {video: Hdf5Dataset(place, names.get(name, video)) for video, name in found.items()}
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder of features or an .hdf5 file, found none")
     paths: dict[str, Path] = {}
@@ -210,9 +212,8 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         if path.suffix.lower() in FORMATS and paths.setdefault(name, path) != path:
             raise InputError(f"{place}: expected one file for {name}, found {paths[name].name} and {path.name}")
     sources = {}
-    for video in videos:
-        found = find_name(video, paths)
-        path = place / f"{video}.npy" if found is None else paths[found]
+    for video, name in find_names(videos, paths, place).items():
+        path = paths.get(name, place / f"{video}.npy")
         sources[video] = FORMATS[path.suffix.lower()](path, trusted)
     return sources
 
@@ -232,6 +233,8 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
         import h5py
 
         with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+            if not len(file):
+                raise InputError(f"{path}: expected a dataset for each recording, found none")
             return by_name(((name, Hdf5Dataset(path, name)) for name in file), path)
     if suffix not in FORMATS:
         known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
@@ -266,7 +269,7 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
 
 def _is_row(line: str, width: int) -> bool:
     try:
-        return len([float(cell) for cell in line.split(",")]) == width
+        return len([to_number(cell) for cell in line.split(",")]) == width
     except ValueError:
         return False
 
@@ -281,6 +284,7 @@ def _is_header(cells: list[str]) -> bool:
 @contextmanager
 def _reading(path: Path, expected: str) -> Iterator[None]:
     """Answer whatever a reader raises in one sentence: on damaged files that can be nearly any exception."""
+    check_kind(path)
     try:
         yield
     except InputError:

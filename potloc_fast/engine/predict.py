@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 from potloc_fast.config.schema import Device
 from potloc_fast.data import Dataset, Grid, Recording, validate
 from potloc_fast.data.dataset import whole
+from potloc_fast.data.grid import FPS_RANGE
 from potloc_fast.data.sources import sources_of
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import autocast, float32_products, pick_device
@@ -80,8 +80,10 @@ def read_recordings(
     trusted: bool = False,
 ) -> tuple[Recording, ...]:
     """Take what `predict` takes as checked recordings."""
-    if snippet_sec is not None and not 0 < snippet_sec < math.inf:
-        raise InputError(f"snippet_sec: expected seconds over 0, got {snippet_sec:g}")
+    if snippet_sec is not None and not 1 / FPS_RANGE[1] <= snippet_sec <= 1 / FPS_RANGE[0]:
+        raise InputError(
+            f"snippet_sec: expected {1 / FPS_RANGE[1]:g} to {1 / FPS_RANGE[0]:g} seconds, got {snippet_sec:g}"
+        )
     known = run.grid if snippet_sec is None else Grid(fps=1 / snippet_sec, window=1, stride=1)
 
     def grid(name: str) -> Grid:
