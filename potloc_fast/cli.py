@@ -334,6 +334,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
     import torch
 
     import potloc_fast
+    from potloc_fast.engine.device import unusable
     from potloc_fast.ops._library import _C
 
     facts: dict[str, Any] = {
@@ -342,7 +343,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
         "cuda": {
             "compiled": bool(_C.cuda_architectures),
             "archs": _C.cuda_architectures.split(),
-            "usable": bool(_C.cuda_architectures) and torch.cuda.is_available(),
+            "usable": unusable(0) is None,
+            "reason": unusable(0) if _C.cuda_architectures else f"no kernels: {_C.without_cuda}",
         },
         "cpu": {"capability": _C.cpu_capability(), "threads": torch.get_num_threads(), "compiler": _C.compiler},
     }
