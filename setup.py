@@ -56,13 +56,13 @@ def run(*command: str) -> None:
 
 
 def first_error(command: list[str]) -> str | None:
-    """Run a step that may fail, its output passed on; return the first line that tells of an error, None without one."""
+    """Run a step that may fail, its output passed on; return the first line of an error, None without one."""
     error = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             sys.stdout.write(line)
-            if error is None and re.search(r"\berror\b|\bfatal\b|not found", line):
+            if error is None and re.search(r"\b(error|fatal)\b( #\S+)?\s*:", line):
                 error = " ".join(line.replace(f"{ROOT}/", "").split())[:120]
     return None if process.returncode == 0 else error or f"{command[0]} ended with status {process.returncode}"
 
@@ -78,6 +78,7 @@ class CMakeBuild(build_ext):
         build = Path(self.build_temp).resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
         cuda = os.environ.get("POTLOC_FAST_CUDA", "auto")
+        strict = os.environ.get("POTLOC_FAST_STRICT") == "1"
         configure = [
             # --fresh: what an earlier isolated build found of ninja and pybind11 is gone by now. Objects are kept.
             *("cmake", "--fresh", "-G", "Ninja", "-S", str(ROOT), "-B", str(build)),
@@ -87,16 +88,20 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPOTLOC_FAST_TORCH={find_torch()}",
             f"-DPOTLOC_FAST_CUDA={cuda}",
-            f"-DPOTLOC_FAST_STRICT={os.environ.get('POTLOC_FAST_STRICT', '0')}",
+            f"-DPOTLOC_FAST_STRICT={int(strict)}",
             f"-DPOTLOC_FAST_SANITIZE={os.environ.get('POTLOC_FAST_SANITIZE', '')}",
         ]
         build_all = ["cmake", "--build", str(build), "--parallel", str(parallel_jobs())]
         run(*configure)
-        # Kernels that nvcc refuses are a pity, not the end: the rest serves without them.
-        if cuda == "auto" and (error := first_error([*build_all, "--target", "cuda_kernels_if_any"])) is not None:
+        # Kernels that nvcc refuses are a pity, not the end: the rest serves without them. Tests are to stumble over it.
+        if (
+            cuda == "auto"
+            and not strict
+            and (error := first_error([*build_all, "--target", "cuda_kernels_if_any"])) is not None
+        ):
             print(
-                f"\npotloc_fast: built without CUDA kernels, as nvcc failed ({error}). For kernels, mend that and install "
-                "it again with `POTLOC_FAST_CUDA=1 pip install .`\n",
+                f"\npotloc_fast: built without CUDA kernels, as nvcc failed ({error}). For kernels, mend that and "
+                "install it again with `POTLOC_FAST_CUDA=1 pip install .`\n",
                 file=sys.stderr,
             )
             run(*configure, f"-DPOTLOC_FAST_WITHOUT_CUDA=nvcc failed: {error}")

@@ -131,20 +131,21 @@ def test_no_architecture_left_is_a_build_without_kernels(nvcc: str, tmp_path: Pa
 FAKE_CMAKE = """#!/bin/sh
 echo "$*" >> {log}
 case "$*" in *"--target cuda_kernels_if_any"*)
-    echo "[1/8] Building CUDA object"
+    echo "nvcc -Werror=all-warnings -c nms.cu"
     echo "{root}/csrc/cuda/nms.cu(7): error: no such thing"
     exit 1;;
 esac
 """
 
 
-@pytest.mark.parametrize("cuda", ["auto", "0", "1"])
-def test_kernels_that_do_not_compile_are_left_out(cuda: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cuda", "strict"), [("auto", "0"), ("auto", "1"), ("0", "0"), ("1", "0")])
+def test_kernels_that_do_not_compile_are_left_out(cuda: str, strict: str, tmp_path: Path) -> None:
     log, fake = tmp_path / "log", tmp_path / "bin" / "cmake"
     fake.parent.mkdir()
     fake.write_text(FAKE_CMAKE.format(log=log, root=ROOT))
     fake.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}", "POTLOC_FAST_CUDA": cuda}
+    environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    environment |= {"POTLOC_FAST_CUDA": cuda, "POTLOC_FAST_STRICT": strict}
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path / "build")],
         capture_output=True,
@@ -157,7 +158,7 @@ def test_kernels_that_do_not_compile_are_left_out(cuda: str, tmp_path: Path) -> 
     calls = log.read_text().splitlines()
     assert calls[0].startswith("--fresh")
     assert calls[-1].startswith("--build")
-    if cuda == "auto":
+    if (cuda, strict) == ("auto", "0"):
         reason = "csrc/cuda/nms.cu(7): error: no such thing"
         assert f"built without CUDA kernels, as nvcc failed ({reason})" in done.stderr
         assert "POTLOC_FAST_CUDA=1 pip install ." in done.stderr

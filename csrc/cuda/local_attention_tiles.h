@@ -25,15 +25,7 @@ struct Plan {
   static constexpr int kRowWarps = kWarps * kColumns / kWidth;
   static constexpr int kOwned = kRowWarps * kRows;
   static constexpr int kStaged = kOwned - kRows + kStep;
-  // Eight rows that are loaded at a time must differ in banks. Up to 128 columns their vectors change places, so that
-  // two blocks fit into 100 KiB of shared memory; wider rows are padded, as registers are short.
-  static constexpr bool kSwizzled = kWidth <= 128;
-  static constexpr int kPitch = kSwizzled ? kWidth : kWidth + kVector;
-
-  // Where the 16 bytes `vector` of a staged row lie in it.
-  __device__ static __forceinline__ int place(int row, int vector) {
-    return (kSwizzled ? vector ^ row % 8 : vector) * kVector;
-  }
+  static constexpr int kPitch = kWidth + kVector;  // 8 rows of 16 bytes, which are loaded at a time, differ in banks
 };
 
 // Blocks that a multiprocessor must have registers for; 0 leaves that to the compiler, which then takes fewest.
@@ -80,14 +72,14 @@ __device__ void stage(
     T* staged, const Matrix<const T>& source, const LocalAttention& call, const Block& block, int64_t step) {
   using P = Plan<kWidth>;
   constexpr int kVectors = kWidth / kVector;
-  const int vector = threadIdx.x % kVectors, d = vector * kVector;
+  const int d = threadIdx.x % kVectors * kVector;
   const int64_t first = block.first - call.radius + step * kStep;
   const int64_t last = block.first + P::kOwned + call.radius, end = last < call.length ? last : call.length;
 #pragma unroll 4
   for (int row = threadIdx.x / kVectors; row < P::kStaged; row += kWarps * kWarp / kVectors) {
     const int64_t t = first + row;
     const bool inside = t >= 0 && t < end && d < call.width;
-    copy_async(staged + row * P::kPitch + P::place(row, vector), inside ? source.row(t) + d : source.data, inside);
+    copy_async(staged + row * P::kPitch + d, inside ? source.row(t) + d : source.data, inside);
   }
 }
 
@@ -116,8 +108,8 @@ using Weights = uint32_t[kStep / 16][4];  // the same, rounded, as the first ope
 template <int kWidth, typename T>
 __device__ void multiply(
     Scores& scores, const uint32_t (&own)[kWidth / 16][4], const T* staged, const Place<kWidth>& place) {
-  using P = Plan<kWidth>;
-  const T* from = staged + (place.lane / 16 * 8 + place.lane % 8) * P::kPitch;
+  constexpr int kPitch = Plan<kWidth>::kPitch;
+  const T* from = staged + (place.lane / 16 * 8 + place.lane % 8) * kPitch + place.lane / 8 % 2 * 8;
 #pragma unroll
   for (int n = 0; n < kStep / 8; ++n) {
 #pragma unroll
@@ -130,7 +122,7 @@ __device__ void multiply(
 #pragma unroll
     for (int n = 0; n < kStep / 8; n += 2) {
       uint32_t b[4];
-      load_matrices<false>(b, from + n * 8 * P::kPitch + P::place(place.lane, s * 2 + place.lane / 8 % 2));
+      load_matrices<false>(b, from + n * 8 * kPitch + s * 16);
       multiply_add<T>(scores[n], own[s], b[0], b[1]);
       multiply_add<T>(scores[n + 1], own[s], b[2], b[3]);
     }
@@ -141,14 +133,14 @@ __device__ void multiply(
 template <int kWidth, typename T, int kTiles>
 __device__ void accumulate(
     float (&sum)[kTiles][4], const Weights& weights, const T* staged, const Place<kWidth>& place) {
-  using P = Plan<kWidth>;
-  const T* from = staged + place.lane % 16 * P::kPitch;
+  constexpr int kPitch = Plan<kWidth>::kPitch;
+  const T* from = staged + place.lane % 16 * kPitch + place.column + place.lane / 16 * 8;
 #pragma unroll
   for (int s = 0; s < kStep / 16; ++s) {
 #pragma unroll
     for (int n = 0; n < kTiles; n += 2) {
       uint32_t b[4];
-      load_matrices<true>(b, from + s * 16 * P::kPitch + P::place(place.lane, place.column / 8 + n + place.lane / 16));
+      load_matrices<true>(b, from + s * 16 * kPitch + n * 8);
       multiply_add<T>(sum[n], weights[s], b[0], b[1]);
       multiply_add<T>(sum[n + 1], weights[s], b[2], b[3]);
     }

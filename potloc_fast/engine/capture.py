@@ -24,8 +24,8 @@ class CapturedStep:
 
     The first steps on batches of a shape run as they are, on a stream of their own. The next is recorded, and from then
     on such batches are copied to where the recorded step reads them, and it is replayed. There are as many recordings
-    as shapes, up to a limit: lengths should be rounded up, and lists of labels padded. On a CPU all run as they are, and
-    so do all of the process once a step could not be recorded.
+    as shapes, up to a limit: lengths should be rounded up, and lists of labels padded. On a CPU all run as they are; so
+    do all of the process once a step could not be recorded.
 
     A replay repeats what the step does on the device and nothing that it does on the host: learning rates must be
     tensors, which may be filled between steps, and the step must begin by setting gradients to None. Random numbers go
