@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="libraries or object files with the kernels")
     parser.add_argument("--nvcc", help="the version of nvcc that compiled them, as 13.0.88", required=True)
     parser.add_argument("--cuobjdump", default="cuobjdump", help="the program that reads them")
-    parser.add_argument("--write", action="store_true", help=f"put them into {COMMITTED.name}")
+    parser.add_argument("--write", action="store_true", help=f"put what they take into {COMMITTED.name}")
     parser.add_argument("--limits", metavar="ARCH", help="print the table of limits for an architecture, as 9.0")
     options = parser.parse_args(arguments)
     tables = load(COMMITTED) if COMMITTED.is_file() else {}
@@ -210,7 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.limits:
         print(limits(found, options.limits))
     elif options.write:
-        save(COMMITTED, {**tables, options.nvcc: found})
+        known = tables.setdefault(options.nvcc, {})
+        for kernel, usage in found.items():
+            known[kernel] = {**known.get(kernel, {}), **usage}
+        tables[options.nvcc] = dict(sorted(known.items()))
+        save(COMMITTED, tables)
     elif options.nvcc not in tables:
         print(f"nvcc {options.nvcc} is not in {COMMITTED.name}: --write puts it there")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pybind11
 import pytest
 import torch
+
+from benchmarks import cuda_kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 NVCC_12_4 = "sm_75\nsm_80\nsm_86\nsm_87\nsm_89\nsm_90\n"
@@ -126,6 +129,45 @@ def test_no_architecture_left_is_a_build_without_kernels(nvcc: str, tmp_path: Pa
     said, commands = configured(tmp_path, Path(torch.__file__).parent, "7.5")
     assert "CUDA kernels: no, TORCH_CUDA_ARCH_LIST='7.5' leaves no GPU" in said
     assert commands == {}
+
+
+def test_a_kernel_takes_no_more_than_the_table_says(nvcc: str, tmp_path: Path) -> None:
+    # One file for one GPU; `make cuda-matrix` has all.
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    version = version.split(", V")[1].split()[0]
+    tables = cuda_kernels.load(cuda_kernels.COMMITTED)
+    if version not in tables:
+        pytest.skip(f"docs/cuda_kernels.csv has no nvcc {version}")
+    command = [nvcc, "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-arch=sm_90", "-cubin", "-Xptxas=-v"]
+    command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{ROOT / 'csrc'}"]
+    command += ["-isystem", str(Path(torch.__file__).parent / "include")]
+    command += ["-o", str(tmp_path / "cubin"), str(ROOT / "csrc" / "cuda" / "background_seeds.cu")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    names = subprocess.run(["c++filt"], input=said, capture_output=True, text=True, check=True).stdout
+    found: cuda_kernels.Kernels = {}
+    for name, stack, registers in re.findall(
+        r"entry function '.*?(seeds_kernel<.*?>).*?(\d+) bytes stack frame.*?Used (\d+) registers", names, re.S
+    ):
+        kernel = name.replace("c10::", "")
+        found["background_seeds", kernel] = {"9.0": (int(registers), int(stack))}
+    assert len(found) == 4
+    assert cuda_kernels.worse(found, tables[version]) == []
+
+
+def test_what_takes_more_is_told(tmp_path: Path) -> None:
+    known: cuda_kernels.Kernels = {("nms", "a<float>"): {"8.0": (40, 0), "9.0": (64, 8)}}
+    cuda_kernels.save(tmp_path / "table.csv", {"13.0.88": known})
+    assert cuda_kernels.load(tmp_path / "table.csv") == {"13.0.88": known}
+    assert cuda_kernels.worse({("nms", "a<float>"): {"8.0": (40, 0), "9.0": (32, 8)}}, known) == []
+    assert cuda_kernels.worse({("nms", "a<float>"): {"8.0": (41, 0)}, ("nms", "b"): {"9.0": (1, 0)}}, known) == [
+        "nms a<float> for 8.0: 41 registers and 0 bytes of stack, the table has 40 and 0",
+        "nms b for 9.0: not in the table",
+    ]
+    # As NVIDIA's occupancy tables have it.
+    assert cuda_kernels.blocks_at_once("9.0", registers=128, threads=256, shared=0) == 2
+    assert cuda_kernels.blocks_at_once("9.0", registers=129, threads=256, shared=0) == 1
+    assert cuda_kernels.blocks_at_once("8.6", registers=32, threads=128, shared=52_224) == 1
+    assert cuda_kernels.blocks_at_once("8.6", registers=32, threads=128, shared=49_152) == 2
 
 
 FAKE_CMAKE = """#!/bin/sh
