@@ -47,6 +47,7 @@ def read(cuobjdump: str, files: Iterable[Path]) -> Kernels:
                 operator = place[1] if place else "local_attention"  # the one whose kernels are in headers
                 name = re.sub(r"potloc::cuda::|\(anonymous namespace\)::|c10::|^void ", "", known[function])
                 name = re.sub(r"\(.*", "", name)
+                assert arch, f"{file}: expected a library or an object file, which say what they were compiled for"
                 kernels.setdefault((operator, name), {})[arch] = int(match[1]), int(match[2])
     return dict(sorted(kernels.items()))
 
@@ -143,7 +144,7 @@ def attention(width: int, rows: int, kernel: str, tensors: int, products: int, o
     name = f"{kernel}<BFloat16, {width}, false>"
     size = rows * width
     flops = products * 2 * 19 * size
-    return Call("local_attention", name, on, 128, 2 * 96 * width * 2, tensors * 2 * size + 4 * rows, flops, True)
+    return Call("local_attention", name, on, 128, 2 * 96 * (width + 8) * 2, tensors * 2 * size + 4 * rows, flops, True)
 
 
 PAPER, PAPER_ON = 3 * 4 * 2304, "B 3, H 4, T 2304, D 128"
