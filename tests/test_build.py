@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ cuda_kernels: Any = importlib.util.module_from_spec(spec)
 sys.modules["cuda_kernels"] = cuda_kernels
 spec.loader.exec_module(cuda_kernels)
 
+# cmake and ninja lie beside the Python that runs the tests, which need not be on PATH.
+ENVIRONMENT = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
 NVCC_12_4 = "sm_75\nsm_80\nsm_86\nsm_87\nsm_89\nsm_90\n"
 NVCC_13_0 = NVCC_12_4 + "sm_100\nsm_103\nsm_110\nsm_120\nsm_121\n"
 CUB = {"nms.cu", "score_segments.cu"}
@@ -37,7 +40,7 @@ def architectures(asked: str, known: str, folder: Path) -> subprocess.CompletedP
         f'cuda_architectures(found "{asked}" "{known}")\nmessage("found: ${{found}}")\n'
         'cuda_code_options(options "${found}")\nmessage("options: ${options}")\n'
     )
-    return subprocess.run(["cmake", "-P", str(script)], capture_output=True, text=True, check=False)
+    return subprocess.run(["cmake", "-P", str(script)], capture_output=True, text=True, check=False, env=ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def configured(folder: Path, torch_folder: Path, archs: str, *options: str) -> t
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "TORCH_CUDA_ARCH_LIST": archs},
+        env={**ENVIRONMENT, "TORCH_CUDA_ARCH_LIST": archs},
     )
     commands = json.loads((folder / "compile_commands.json").read_text())
     cuda = {Path(entry["file"]).name: entry["command"].split() for entry in commands if entry["file"].endswith(".cu")}
