@@ -49,7 +49,6 @@ app = typer.Typer(
     help="Temporal action localization from point labels.",
     epilog="Your own recordings: check-data own data.root=FOLDER data.grid.fps=SNIPPETS_A_SECOND; train; predict.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -338,6 +337,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
     import torch
 
     import potloc_fast
+    from potloc_fast.engine.device import unusable
     from potloc_fast.ops._library import _C
 
     facts: dict[str, Any] = {
@@ -346,7 +346,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
         "cuda": {
             "compiled": bool(_C.cuda_architectures),
             "archs": _C.cuda_architectures.split(),
-            "usable": bool(_C.cuda_architectures) and torch.cuda.is_available(),
+            "usable": unusable(0) is None,
+            "reason": unusable(0) if _C.cuda_architectures else f"no kernels: {_C.without_cuda}",
         },
         "cpu": {"capability": _C.cpu_capability(), "threads": torch.get_num_threads(), "compiler": _C.compiler},
     }

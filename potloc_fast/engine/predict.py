@@ -20,7 +20,7 @@ from potloc_fast.data.grid import FPS_RANGE
 from potloc_fast.data.sources import sources_of
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import autocast, float32_products, pick_device
-from potloc_fast.engine.distributed import join
+from potloc_fast.engine.distributed import joined
 from potloc_fast.engine.run import Model, Run
 from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation import Segments
@@ -68,8 +68,7 @@ def _trained(run: Run, device: Device | None) -> Iterator[Model]:
     engine = run.config.engine if device is None else run.config.engine.model_copy(update={"device": device})
     model = run.load("potloc")
     chosen = pick_device(engine)
-    join(chosen)
-    with float32_products(engine.precision):
+    with joined(chosen), float32_products(engine.precision):
         yield model.to(chosen)
 
 

@@ -27,7 +27,7 @@ from potloc_fast.data.resident import resident
 from potloc_fast.engine.align import align
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
-from potloc_fast.engine.distributed import join, once, rank
+from potloc_fast.engine.distributed import joined, once, rank
 from potloc_fast.engine.fit import capture_obstacle, fit
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
@@ -140,13 +140,13 @@ def train(
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps, config)
     device = pick_device(config.engine)
-    join(device)
-    if config.engine.cuda_graph == "on":
-        for stage in [stage for stage in STAGES if stage in steps]:
-            section = config.base if stage == "base" else config
-            if obstacle := capture_obstacle(device, section.loss, section.train):
-                raise InputError(f"engine.cuda_graph: expected {stage} steps that can be captured, but {obstacle}")
     with ExitStack() as stack:
+        stack.enter_context(joined(device))
+        if config.engine.cuda_graph == "on":
+            for stage in [stage for stage in STAGES if stage in steps]:
+                section = config.base if stage == "base" else config
+                if obstacle := capture_obstacle(device, section.loss, section.train):
+                    raise InputError(f"engine.cuda_graph: expected {stage} steps that can be captured, but {obstacle}")
         once(stack.enter_context, locked(run_dir))
         if resume:
             _check_same_config(Path(run_dir), config)
