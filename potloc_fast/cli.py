@@ -288,11 +288,11 @@ def check_data(
     """
     from potloc_fast.config import load_config
     from potloc_fast.data.check import check
-    from potloc_fast.engine.train import list_dataset
+    from potloc_fast.engine.train import list_dataset, settle_windows
     from potloc_fast.files import write_json
 
-    settings = load_config(config, overrides or ())
-    report = check(list_dataset(settings), settings)
+    settings, chosen = settle_windows(load_config(config, overrides or ()))
+    report = check(list_dataset(settings), settings, chosen)
     if json_output == "-":
         print(json.dumps(report.to_json(), allow_nan=False))
     else:

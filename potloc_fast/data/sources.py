@@ -72,7 +72,7 @@ class Hdf5Dataset:
         import h5py
 
         allow_open_files()
-        with _reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
+        with reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
             item = file.get(self.name)
             if item is None:
                 raise InputError(f"{self.path}: expected a dataset of this name in the file, found none")
@@ -101,7 +101,7 @@ class TensorFile:
         """Memory-map the tensor, or read it where it is in torch's old format."""
         import torch
 
-        with _reading(self.path, "a tensor as torch.save writes it"):
+        with reading(self.path, "a tensor as torch.save writes it"):
             mapped = zipfile.is_zipfile(self.path)
             if mapped:
                 with zipfile.ZipFile(self.path) as archive:
@@ -160,7 +160,7 @@ class PickleFile:
         """Load the array."""
         if not self.trusted:
             raise InputError(f"{self.path}: expected an array, got {PICKLED}")
-        with _reading(self.path, "a pickled array"), open(self.path, "rb") as file:
+        with reading(self.path, "a pickled array"), open(self.path, "rb") as file:
             array = np.asarray(pickle.load(file))
         return to_features(array, self.path)
 
@@ -199,7 +199,7 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
     if place.suffix.lower() in HDF5_SUFFIXES:
         import h5py
 
-        with _reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
+        with reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
             names = by_name(((name, name) for name in file), place)
         return {video: Hdf5Dataset(place, names.get(find_name(video, names) or video, video)) for video in videos}
     if not place.is_dir():
@@ -231,7 +231,7 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
     if suffix in HDF5_SUFFIXES:
         import h5py
 
-        with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
             return by_name(((name, Hdf5Dataset(path, name)) for name in file), path)
     if suffix not in FORMATS:
         known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
@@ -254,7 +254,7 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
         InputError: the archive can't be read.
     """
     with (
-        _reading(file, "an .npz archive of plain arrays"),
+        reading(file, "an .npz archive of plain arrays"),
         open(file, "rb") as opened,
         zipfile.ZipFile(opened) as packed,
         NpzFile(opened, allow_pickle=trusted) as archive,
@@ -279,7 +279,7 @@ def _is_header(cells: list[str]) -> bool:
 
 
 @contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path, expected: str) -> Iterator[None]:
     """Answer whatever a reader raises in one sentence: on damaged files that can be nearly any exception."""
     try:
         yield
