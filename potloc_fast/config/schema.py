@@ -74,8 +74,11 @@ class SignalsConfig(Section):
 
 
 class WindowsConfig(Section):
-    """How samples become snippets. What is not set follows from the recordings and their points when training starts;
-    in the run's config.yaml all is resolved."""
+    """How samples become snippets.
+
+    What is not set follows from the recordings and their points when training starts; in the run's config.yaml all is
+    resolved.
+    """
 
     length_sec: PositiveFloat | None = None
     """Seconds of the window that a snippet is made of, which is centred on the snippet's cell."""

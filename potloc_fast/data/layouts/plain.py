@@ -126,8 +126,8 @@ def _no_file(folder: Path, name: str, options: FolderData) -> tuple[Path, ...]:
     alike = [path.name for path in listed(folder) if path.stem.startswith(name)]
     if alike and not options.signals.sensors:
         raise InputError(
-            f"{folder}: expected a file of samples called {name}, found {shorten(', '.join(alike))}: where a recording has "
-            "several files, data.signals.sensors says how their names end"
+            f"{folder}: expected a file of samples called {name}, found {shorten(', '.join(alike))}: where a recording "
+            "has several files, data.signals.sensors says how their names end"
         )
     raise InputError(f"{folder}: expected a file of samples called {name}, found none")
 

@@ -54,8 +54,7 @@ def deeplabcut_hdf5(path: Path, file: Any) -> Signal | None:
     """
     for group in file.values():
         table = group.get("table") if hasattr(group, "get") else None
-        fields = getattr(getattr(table, "dtype", None), "names", None) or ()
-        if TABLE in fields:
+        if table is not None and TABLE in (getattr(table.dtype, "names", None) or ()):
             values = np.asarray(table[TABLE], dtype=np.float64)
             if values.ndim != 2 or values.shape[1] % 3:
                 raise InputError(
@@ -100,8 +99,9 @@ def _poses(
     """Channels of points `[frames, points, 3]` of x, y and confidence.
 
     For each individual how fast its middle moves, and for each of its points x and y from the middle, speed and
-    confidence. Lengths are in sizes of the body (the median distance of points from the middle), speeds a frame. A point
-    that is missing is put on a straight line between where it was seen; one that is never seen stays in the middle.
+    confidence. Lengths are in sizes of the body (the median distance of points from the middle), speeds are those a
+    frame. A point that is missing is put on a straight line between where it was seen before and after; one that is
+    never seen stays in the middle.
     """
     confidence = np.nan_to_num(points[:, :, 2])
     places = np.where((confidence >= sure)[:, :, None], points[:, :, :2], np.nan)

@@ -93,7 +93,9 @@ def _read_text(path: Path, options: SignalsConfig) -> list[Signal]:
     names = [cell.strip() for cell in heads[0]] if named else [str(i) for i in range(len(heads[0]))]
     shown = heads[1:] if named else heads
     if not shown:
-        raise InputError(f"{path}: expected a line of numbers for each sample, found none below the names of the columns")
+        raise InputError(
+            f"{path}: expected a line of numbers for each sample, found none below the names of the columns"
+        )
     kept = [i for i in range(len(names)) if _holds_numbers([row[i] for row in shown if i < len(row)])]
     numbers, rows = numbers[named:], rows[named:]
     if options.columns is None and not named and not kept:
@@ -181,7 +183,8 @@ def _time_column(path: Path, names: Sequence[str], options: SignalsConfig) -> st
     if options.time is not None:
         if options.time not in names:
             raise InputError(
-                f"{path}: expected a column {quote(options.time)} (data.signals.time), found {shorten(', '.join(names))}"
+                f"{path}: expected a column {quote(options.time)} (data.signals.time), "
+                f"found {shorten(', '.join(names))}"
             )
         return options.time
     found = [name for name in names if TIME.match(name.lower()) and name not in (options.columns or ())]
@@ -214,7 +217,8 @@ def _seconds(path: Path, name: str, stamps: NDArray[np.float64], options: Signal
         largest = float(np.nanmax(np.abs(stamps))) if np.isfinite(stamps).any() else 0.0
         unit = next((unit for unit, size in EPOCHS if largest >= size), None)
         if unit is None:
-            step = float(np.nanmedian(np.diff(stamps))) if len(stamps) > 1 else 0.0
+            steps = np.diff(stamps[np.isfinite(stamps)])
+            step = float(np.median(steps)) if len(steps) else 0.0
             if step >= 1:
                 raise InputError(
                     f"{path}: expected to know the unit of the time stamps in column {quote(name)}, which are usually "
@@ -326,10 +330,7 @@ class _Edf:
     def __getitem__(self, rows: slice) -> Floats:
         begin, end, _ = rows.indices(self.count)
         with reading(self.path, "an EDF or BDF file"):
-            # A slice is asked for in seconds, and ends with a whole sample.
-            parts = [
-                signal.get_data_slice(begin / self.rate_hz, (end - begin) / self.rate_hz) for signal in self.signals
-            ]
+            parts = [signal.get_data_slice(begin / self.rate_hz, end / self.rate_hz) for signal in self.signals]
             return np.stack(parts, axis=1, dtype=np.float32, casting="same_kind")
 
 

@@ -64,8 +64,8 @@ def _gap_notes(signal: Signal) -> list[str]:
     lost = sum(end - begin for begin, end in found)
     many = f" in {len(found)} gaps, the longest" if len(found) > 1 else ","
     return [
-        f"{signal.path}: no samples for {lost:.3g} s{many} from {begin:.2f} to {end:.2f} s: straight lines bridge what is "
-        "missing"
+        f"{signal.path}: no samples for {lost:.3g} s{many} from {begin:.2f} to {end:.2f} s: straight lines bridge what "
+        "is missing"
     ]
 
 

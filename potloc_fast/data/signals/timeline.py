@@ -160,8 +160,8 @@ def align(signals: Sequence[Signal], rate_hz: float) -> Samples:
             length = float(signal.time_sec[-1]) - start
             if length < 0:
                 raise InputError(
-                    f"{signal.path}: expected time stamps that overlap with those of the other sensors, found that they "
-                    f"end {-length:.3g} s before another one begins"
+                    f"{signal.path}: expected time stamps that overlap with those of the other sensors, found that "
+                    f"they end {-length:.3g} s before another one begins"
                 )
             made = int(length * rate_hz + 1e-6) + 1
             parts.append(Resampled(signal.samples, even(signal.time_sec - start), rate_hz, made))

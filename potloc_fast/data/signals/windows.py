@@ -123,7 +123,7 @@ class Windows:
             tempfile.TemporaryFile() as file,
         ):
             for block in self.cut(samples):
-                file.write(memoryview(np.ascontiguousarray(block)).cast("B"))
+                file.write(np.ascontiguousarray(block).data)
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(self.count(total), self.width(channels)))
 
@@ -164,7 +164,6 @@ def statistics(block: Floats, first: NDArray[np.int64], length: int, rate_hz: fl
         `[n, C * (5 + scales)]`, channel by channel.
     """
     # All but the extremes are differences of running sums, whatever the overlap: in float64, around a middle value.
-    channels, total = block.shape
     centre = block.mean(axis=1, dtype=np.float64)[:, None]
     x = block - centre
     last = first + length
@@ -172,7 +171,7 @@ def statistics(block: Floats, first: NDArray[np.int64], length: int, rate_hz: fl
     mean = (sums[:, last] - sums[:, first]) / length
     squares = _running(x * x)
     power = (squares[:, last] - squares[:, first]) / length
-    weighted = _running(x * np.arange(total))
+    weighted = _running(x * np.arange(x.shape[1]))
     moment = (weighted[:, last] - weighted[:, first]) / length - (first + (length - 1) / 2) * mean
     spread = max((length * length - 1) / 12, 1.0)  # of 0, ..., length - 1; a single sample has no slope
     found = [mean + centre, np.sqrt(np.maximum(power - mean * mean, 0)), *_extremes(block, first, length)]
@@ -210,7 +209,7 @@ def mel_bands(length: int) -> int:
 
 
 def mel_filters(length: int, rate_hz: float) -> NDArray[np.float64]:
-    """Triangles at equal distances in mel (2595 log10(1 + f / 700)) from 0 to half the rate, `[length // 2 + 1, bands]`.
+    """Triangles at equal distances in mel, 2595 log10(1 + f / 700), up to half the rate: `[length // 2 + 1, bands]`.
 
     Each triangle is averaged over the width of a value of the spectrum, so that none falls between two of them.
     """
