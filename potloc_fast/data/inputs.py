@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from potloc_fast.config.schema import FolderData, SyntheticData
 from potloc_fast.data.listing import Source
@@ -11,6 +12,11 @@ from potloc_fast.data.signals.readers import FORMATS
 from potloc_fast.data.signals.source import SignalSource, group_files
 from potloc_fast.data.sources import sources_of
 from potloc_fast.errors import InputError, quote
+
+
+def makes_snippets(data: FolderData | SyntheticData) -> TypeGuard[FolderData]:
+    """Whether a run, whose section `data` this is, was trained on raw recordings and makes their snippets itself."""
+    return isinstance(data, FolderData) and data.windows.resolved
 
 
 def inputs_of(
@@ -30,7 +36,7 @@ def inputs_of(
     Raises:
         InputError: a format is not known, a file can't be read, or the file of a sensor is missing.
     """
-    if isinstance(data, SyntheticData) or not data.windows.resolved:
+    if not makes_snippets(data):
         return [found for path in paths for found in sources_of(path, trusted=trusted).items()]
     for path in paths:
         if path.suffix.lower() not in FORMATS:

@@ -18,7 +18,7 @@ from torch import Tensor
 from potloc_fast.config.schema import Device
 from potloc_fast.data import Dataset, Grid, Recording, validate
 from potloc_fast.data.dataset import whole
-from potloc_fast.data.inputs import inputs_of
+from potloc_fast.data.inputs import inputs_of, makes_snippets
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import autocast, float32_products, pick_device
 from potloc_fast.engine.distributed import join
@@ -101,6 +101,11 @@ def read_recordings(
     else:
         found = {item.id: item for item in recordings if isinstance(item, Recording)}
         paths = [Path(item) for item in recordings if not isinstance(item, Recording)]
+        if paths and snippet_sec is not None and makes_snippets(run.config.data):
+            raise InputError(
+                f"snippet_sec: expected none, as the run makes snippets of {run.config.data.windows.stride_sec:g} s "
+                f"itself, got {snippet_sec:g}"
+            )
         for name, source in inputs_of(run.config.data, paths, trusted=trusted):
             found[str(source.path)] = Recording(name, source.load(), grid(str(source.path)), "test")
             for note in getattr(source, "notes", ()):
