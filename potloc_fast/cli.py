@@ -276,6 +276,22 @@ def pseudo_labels(
     print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
 
 
+@app.command("init", epilog="Example: potloc-fast init my_data && potloc-fast check-data my_data/config.yaml")
+def init_folder(
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings: signals/ or features/, and tables.")],
+) -> None:
+    """Look at a folder of recordings, say what it holds, and write config.yaml and recordings.csv into it."""
+    from potloc_fast.data.init import init
+
+    plan = init(folder)
+    for sentence in plan.said:
+        print(sentence)
+    print(plan.config, end="")
+    written = [folder / "config.yaml", *([folder / "recordings.csv"] if plan.recordings is not None else [])]
+    print(f"written: {', '.join(map(str, written))}")
+    print(f"next: potloc-fast check-data {folder / 'config.yaml'}")
+
+
 @app.command("check-data", epilog="Example: potloc-fast check-data thumos14 data.root=thumos14")
 def check_data(
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
