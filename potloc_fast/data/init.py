@@ -243,7 +243,7 @@ def find_people(names: Sequence[str]) -> dict[str, str]:
 def _config(folder: Path, layout: str, keys: Sequence[str]) -> str:
     lines = [
         "# What potloc-fast init understood. Every key and its meaning: potloc_fast/config/schema.py.",
-        "# potloc-fast check-data THIS_FILE says what is in the data, potloc-fast train THIS_FILE --run-dir RUN trains.",
+        "# potloc-fast check-data THIS_FILE says what is in the data; potloc-fast train THIS_FILE --run-dir RUN trains",
         "preset: own  # labels from the points and the recordings themselves, small models",
         "data:",
         f"  layout: {layout}",

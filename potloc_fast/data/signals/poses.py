@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.data.signals.signal import Signal
+from potloc_fast.data.signals.signal import Signal, bridge
 from potloc_fast.errors import InputError
 
 SURE = 0.6  # the confidence below which a point is taken to be missing, as in DeepLabCut's plots
@@ -105,11 +105,7 @@ def _poses(
     """
     confidence = np.nan_to_num(points[:, :, 2])
     places = np.where((confidence >= sure)[:, :, None], points[:, :, :2], np.nan)
-    frames = np.arange(len(places))
-    for column in places.reshape(len(places), -1).T:  # a view: places is filled
-        known = np.flatnonzero(~np.isnan(column))
-        if len(known):
-            column[:] = np.interp(frames, known, column[known])
+    places = bridge(places.reshape(len(places), -1)).reshape(places.shape)
     channels: list[NDArray[np.float64]] = []
     names: list[str] = []
     for individual in dict.fromkeys(who):

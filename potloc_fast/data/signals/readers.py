@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from potloc_fast.config.schema import SignalsConfig
 from potloc_fast.data.recording import allow_open_files, map_array
 from potloc_fast.data.signals import poses
-from potloc_fast.data.signals.signal import Signal
+from potloc_fast.data.signals.signal import Signal, bridge
 from potloc_fast.data.signals.windows import Floats
 from potloc_fast.data.sources import reading
 from potloc_fast.errors import InputError, quote, shorten
@@ -153,17 +153,7 @@ def _stamped(
             raise InputError(f"{path}: expected a time stamp in {where}, found none")
         order = np.argsort(stamps, kind="stable")
         stamps, table = stamps[order], table[order]
-    return Signal(path, tuple(columns), bridge(table), None, stamps)
-
-
-def bridge(table: NDArray[Any]) -> Floats:
-    """Values with those that are missing (NaN) on straight lines between their neighbours in their column."""
-    values = np.array(table, dtype=np.float32)
-    for column in values.T:
-        known = np.flatnonzero(~np.isnan(column))
-        if 0 < len(known) < len(column):
-            column[:] = np.interp(np.arange(len(column)), known, column[known])
-    return values
+    return Signal(path, tuple(columns), bridge(table).astype(np.float32), None, stamps)
 
 
 def _is_number(text: str) -> bool:

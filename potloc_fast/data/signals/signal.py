@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,3 +29,13 @@ class Signal:
     samples: Samples
     rate_hz: float | None = None
     time_sec: NDArray[np.float64] | None = None
+
+
+def bridge(table: NDArray[Any]) -> NDArray[np.float64]:
+    """Values with those that are missing (NaN) on straight lines between their neighbours in their column."""
+    values = np.array(table, dtype=np.float64)
+    for column in values.T:
+        known = np.flatnonzero(~np.isnan(column))
+        if 0 < len(known) < len(column):
+            column[:] = np.interp(np.arange(len(column)), known, column[known])
+    return values
