@@ -91,6 +91,11 @@ class WindowsConfig(Section):
     taken to have this one."""
 
     @property
+    def given(self) -> bool:
+        """Whether any key is set."""
+        return self != WindowsConfig()
+
+    @property
     def resolved(self) -> bool:
         """Whether all keys are set."""
         return None not in (self.length_sec, self.stride_sec, self.features, self.rate_hz)

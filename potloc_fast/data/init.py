@@ -78,7 +78,9 @@ def look(folder: Path) -> Plan:
     if not arrays and not raw:
         loose = [path for path in listed(folder) if path.suffix.lower() in FORMATS and path.name not in TABLES]
         found = (
-            f"found {len(loose)} files such as {loose[0].name} beside them: move them there" if loose else "found none"
+            f"found {_count(len(loose), 'file')} such as {loose[0].name} beside them: move them there"
+            if loose
+            else "found none"
         )
         raise InputError(f"{folder}: expected recordings in signals/ (raw) or as .npy files in features/, {found}")
     if arrays:
@@ -87,7 +89,7 @@ def look(folder: Path) -> Plan:
 
 
 def _of_features(folder: Path, arrays: Sequence[Path]) -> Plan:
-    said = [f"{len(arrays)} arrays of features in features/, such as {arrays[0].name}"]
+    said = [f"features/: {_count(len(arrays), 'array')}, such as {arrays[0].name}"]
     if listed(folder / "signals"):
         said.append("signals/ is left alone, as there are features: data.windows.stride_sec=SECONDS takes the signals")
     labels, keys = _labels(folder)
@@ -147,11 +149,11 @@ def _labels(folder: Path) -> tuple[list[str], list[str]]:
     """What tables of labels say, and the keys that they need."""
     said: list[str] = []
     keys: list[str] = []
-    for name, what in (("points.csv", "points"), ("instances.csv", "instances, to evaluate against")):
+    for name, what in (("points.csv", "point"), ("instances.csv", "instance")):
         if (folder / name).exists():
             rows = read_table(folder / name, ("recording", "label"))
             classes = sorted({row["label"] for row in rows})
-            said.append(f"{name}: {len(rows)} {what}, of {len(classes)} classes: {shorten(', '.join(classes))}")
+            said.append(f"{name}: {_count(len(rows), what)}; classes: {shorten(', '.join(classes))}")
     if (folder / "points.csv").exists():
         return said, keys
     if (folder / "instances.csv").exists():
@@ -162,7 +164,7 @@ def _labels(folder: Path) -> tuple[list[str], list[str]]:
         tool = ANNOTATIONS[found[0].suffix.lower()]
         place = found[0] if len(found) == 1 else found[0].parent
         said.append(
-            f"{len(found)} files of {tool}, such as {found[0].relative_to(folder)}: the points are taken from them"
+            f"{_count(len(found), 'file')} of {tool}, such as {found[0].relative_to(folder)}: the points are taken from them"
         )
         keys.append(f"points_file: {json.dumps(str(place.resolve()))}")
     else:
@@ -198,6 +200,10 @@ def _table(folder: Path, names: Sequence[str], rates: bool) -> tuple[str | None,
             "nothing to score, so that all recordings with points are trained on"
         )
     return text.getvalue(), about
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _split(rows: Sequence[Row]) -> str:

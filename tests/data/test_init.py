@@ -133,6 +133,6 @@ def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
     ):
         init(tmp_path)
     (tmp_path / "walk1.wav").write_bytes(b"RIFF")
-    with pytest.raises(InputError, match=r"found 1 files such as walk1.wav beside them: move them there"):
+    with pytest.raises(InputError, match=r"found 1 file such as walk1.wav beside them: move them there"):
         init(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["walk1.wav"]

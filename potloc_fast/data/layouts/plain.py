@@ -113,7 +113,7 @@ def read(root: Path, options: FolderData) -> Listing:
 
 def has_signals(root: Path, options: FolderData) -> bool:
     """Whether the recordings of a folder are signals: `data.windows` is set, or there are no features in it."""
-    if any(value is not None for value in options.windows.model_dump().values()):
+    if options.windows.given:
         return True
     return options.features is None and not (root / "features").is_dir() and bool(listed(root / "signals"))
 
