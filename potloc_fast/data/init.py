@@ -163,9 +163,7 @@ def _labels(folder: Path) -> tuple[list[str], list[str]]:
     if found:
         tool = ANNOTATIONS[found[0].suffix.lower()]
         place = found[0] if len(found) == 1 else found[0].parent
-        said.append(
-            f"{_count(len(found), 'file')} of {tool}, such as {found[0].relative_to(folder)}: the points are taken from them"
-        )
+        said.append(f"{_count(len(found), 'file')} of {tool}, such as {found[0].relative_to(folder)}, for the points")
         keys.append(f"points_file: {json.dumps(str(place.resolve()))}")
     else:
         said.append("no labels yet: put a table points.csv with the columns recording, label and time_sec there")

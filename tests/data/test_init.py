@@ -91,8 +91,8 @@ def test_features_need_their_rate(tmp_path: Path) -> None:
     (tmp_path / "points.csv").write_text("recording,label,time_sec\nwalk1,jump,2.5\n")
     plan = init(tmp_path)
     assert plan.said[:2] == (
-        "1 arrays of features in features/, such as walk1.npy",
-        "points.csv: 1 points, of 1 classes: jump",
+        "features/: 1 array, such as walk1.npy",
+        "points.csv: 1 point; classes: jump",
     )
     config = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(config.replace("# grid", "grid"))
@@ -104,7 +104,7 @@ def test_what_no_labels_and_what_other_tools_leave(phones: Path) -> None:
     assert any("no labels yet: put a table points.csv" in sentence for sentence in look(phones).said)
     (phones / "clicks.boris").write_text("{}")
     plan = look(phones)
-    assert "1 files of BORIS, such as clicks.boris: the points are taken from them" in plan.said
+    assert "1 file of BORIS, such as clicks.boris, for the points" in plan.said
     assert f'points_file: "{phones}/clicks.boris"' in plan.config
 
 

@@ -379,3 +379,8 @@ def test_a_rate_must_be_known(mine: Path) -> None:
         InputError, match=r"v1.npy: expected samples a second .* or as data.windows.rate_hz, found none$"
     ):
         choose_windows(data, read_listing(data))
+
+
+def test_windows_are_for_signals(mine: Path) -> None:
+    with pytest.raises(InputError, match=r"^key data.windows: expected raw recordings, .* got the layout lacp$"):
+        read_listing(FolderData(layout="lacp", root=mine, windows={"stride_sec": 1}))
