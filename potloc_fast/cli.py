@@ -106,7 +106,7 @@ def ablate(
         str,
         typer.Argument(
             help="supervision (Table 2 of the paper), levels (Table 3), window, radius, gamma, points, kept-points, "
-            "algorithm, rounds or extensions."
+            "algorithm, rounds, windows (of raw recordings) or extensions."
         ),
     ],
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],

@@ -44,5 +44,5 @@ def inputs_of(
                 f"{path}: expected a raw recording, one of {', '.join(FORMATS)}, as the run was trained on such, got "
                 f"{quote(path.suffix)}"
             )
-    groups = group_files(paths, data.signals.sensors, "recordings")
+    groups = group_files(paths, data.signals.sensors, paths[0] if paths else "")
     return [(name, SignalSource(files, data.signals, data.windows)) for name, files in groups.items()]

@@ -75,6 +75,7 @@ WRITERS: dict[str, Callable[[Path, NDArray[Any]], None]] = {
     "c.csv": lambda path, samples: write_rows(path, samples, head=()),
     "a.tsv": lambda path, samples: write_rows(path, samples, "\t"),
     "a.txt": lambda path, samples: write_rows(path, samples, "\t"),
+    "b.txt": lambda path, samples: write_rows(path, samples, "  "),
     "a.h5": write_hdf5,
     "a.hdf5": write_array_in_hdf5,
     "a.wav": write_sound,

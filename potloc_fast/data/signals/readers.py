@@ -80,6 +80,8 @@ def _read_text(path: Path, options: SignalsConfig) -> list[Signal]:
     if not rows:
         raise InputError(f"{path}: expected a line of numbers for each sample, found none")
     mark = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=rows[0].count)
+    if mark not in rows[0] and all(map(_is_number, rows[-1].split())):  # blanks part the numbers
+        mark, rows = ",", [",".join(row.split()) for row in rows]
     if mark == ";":
         rows = [row.replace(",", ".") for row in rows]  # decimal commas
     try:
