@@ -83,11 +83,7 @@ class Hdf5Dataset:
             offset = item.id.get_offset()
             if offset is not None and item.size and item.dtype == np.float32:
                 return to_features(np.memmap(str(self.file), item.dtype, "r", offset, item.shape), self.path)
-            if item.nbytes > max(LARGE, PACKED * item.id.get_storage_size()):
-                raise InputError(
-                    f"{self.path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in "
-                    f"{item.id.get_storage_size()}"
-                )
+            check_packed(item, self.path)
             return to_features(np.asarray(item[()]), self.path)
 
 
@@ -237,6 +233,17 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
         known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
         raise InputError(f"{path}: expected a feature file, one of {known}, got {quote(path.suffix)}")
     return {normalize(path.stem): FORMATS[suffix](path, trusted)}
+
+
+def check_packed(item: Any, path: Path) -> None:
+    """Refuse a dataset of an HDF5 file that is small on disk and would fill the memory.
+
+    Raises:
+        InputError: it is large, and packed as values never are.
+    """
+    stored = item.id.get_storage_size()
+    if item.nbytes > max(LARGE, PACKED * stored):
+        raise InputError(f"{path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in {stored}")
 
 
 def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> dict[str, NDArray[Any]]:

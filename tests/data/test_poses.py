@@ -22,16 +22,17 @@ def walk() -> np.ndarray:
     return np.stack([middle + [[1, 0]] * side[:, None], middle - [[1, 0]] * side[:, None]], axis=1)
 
 
-def assert_walk(signal: Signal, prefix: str = "") -> None:
+def assert_walk(signal: Signal, prefix: str = "", parts: tuple[str, str] = PARTS) -> None:
+    nose, tail = parts
     assert signal.columns[:5] == tuple(
-        f"{prefix}{name}" for name in ("speed", "nose x", "nose y", "nose speed", "nose confidence")
+        f"{prefix}{name}" for name in ("speed", f"{nose} x", f"{nose} y", f"{nose} speed", f"{nose} confidence")
     )
     table = dict(zip(signal.columns, np.asarray(signal.samples[:]).T, strict=True))
     np.testing.assert_allclose(table[f"{prefix}speed"], 1.5, atol=1e-5)  # 3 a frame, of a body of size 2
-    np.testing.assert_allclose(table[f"{prefix}nose x"][:20], 1, atol=1e-5)
-    np.testing.assert_allclose(table[f"{prefix}nose x"][20:], -1, atol=1e-5)
-    np.testing.assert_allclose(table[f"{prefix}tail y"], 0, atol=1e-5)
-    np.testing.assert_allclose(table[f"{prefix}nose confidence"], 0.9, atol=1e-5)
+    np.testing.assert_allclose(table[f"{prefix}{nose} x"][:20], 1, atol=1e-5)
+    np.testing.assert_allclose(table[f"{prefix}{nose} x"][20:], -1, atol=1e-5)
+    np.testing.assert_allclose(table[f"{prefix}{tail} y"], 0, atol=1e-5)
+    np.testing.assert_allclose(table[f"{prefix}{nose} confidence"], 0.9, atol=1e-5)
 
 
 def write_deeplabcut(path: Path, places: np.ndarray, individuals: tuple[str, ...] = ()) -> None:
@@ -86,7 +87,7 @@ def test_sleap(tmp_path: Path) -> None:
         file["point_scores"] = np.full((1, 2, FRAMES), 0.9)
         file["track_occupancy"] = np.ones((FRAMES, 1))
     (signal,) = read_signals(tmp_path / "a.h5", SignalsConfig())
-    assert_walk(signal, "0 ")
+    assert_walk(signal, "0 ", ("0", "1"))
 
 
 def test_points_that_are_missing_are_bridged(tmp_path: Path) -> None:
@@ -97,8 +98,8 @@ def test_points_that_are_missing_are_bridged(tmp_path: Path) -> None:
         file["tracks"], file["node_names"] = tracks, [b"nose", b"tail"]
     (signal,) = read_signals(tmp_path / "a.h5", SignalsConfig())
     table = dict(zip(signal.columns, np.asarray(signal.samples[:]).T, strict=True))
-    np.testing.assert_allclose(table["0 nose x"][:20], 1, atol=1e-5)
-    assert table["0 nose confidence"][4:10].tolist() == [1, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(table["0 0 x"][:20], 1, atol=1e-5)
+    assert table["0 0 confidence"][4:10].tolist() == [1, 0, 0, 0, 0, 1]
 
 
 def test_a_point_that_is_never_sure_stays_in_the_middle(tmp_path: Path) -> None:
@@ -116,6 +117,11 @@ def test_a_point_that_is_never_sure_stays_in_the_middle(tmp_path: Path) -> None:
 def test_what_is_no_pose_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("scorer,n,n\nbodyparts,nose,nose\ncoords,x,y\n0,1,2\n")
     with pytest.raises(InputError, match=r"a.csv: expected the columns x, y and likelihood for each body part, got"):
+        read_signals(tmp_path / "a.csv", SignalsConfig())
+    (tmp_path / "a.csv").write_text("scorer,n,n,n\nbodyparts,nose\ncoords,x,y,likelihood\n0,1,2,1\n")
+    with pytest.raises(
+        InputError, match=r"a.csv: expected as many cells in each of the first lines, got \[1, 1, 3, 3\]"
+    ):
         read_signals(tmp_path / "a.csv", SignalsConfig())
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["tracks"], file["node_names"] = np.zeros((1, 2, 3, 9)), [b"nose"]

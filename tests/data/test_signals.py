@@ -117,6 +117,13 @@ def test_columns_are_chosen_by_name(tmp_path: Path, samples: NDArray[np.float32]
         read_signals(tmp_path / name, SignalsConfig(columns=("w",)))
 
 
+def test_columns_of_an_array_have_numbers(tmp_path: Path, samples: NDArray[np.float32]) -> None:
+    np.save(tmp_path / "a.npy", samples)
+    (signal,) = read_signals(tmp_path / "a.npy", SignalsConfig(columns=("2", "0")))
+    assert signal.samples.shape == (500, 2)
+    np.testing.assert_array_equal(signal.samples[10:20], samples[10:20, [2, 0]])
+
+
 def test_whole_numbers_are_samples(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(100, dtype=np.int16))
     (signal,) = read_signals(tmp_path / "a.npy", PLAIN)
@@ -308,6 +315,15 @@ def test_windows_follow_from_rate_points_and_signal(mine: Path) -> None:
     assert [recording.subset for recording in dataset.recordings] == ["train", "train", "test"]
     again, nothing = choose_windows(chosen, read_listing(chosen))
     assert (again, nothing) == (chosen, [])
+
+
+@pytest.mark.parametrize(("hertz", "stride"), [(0.02, 0.2), (1.0, 0.2), (20.0, 0.1)])
+def test_strides_give_10_to_20_snippets_between_near_points(mine: Path, hertz: float, stride: float) -> None:
+    time = np.arange(0, 60, 1 / RATE)
+    for path in (mine / "signals").iterdir():
+        write_rows(path, np.column_stack([time, np.sin(time * np.pi * 2 * hertz)]).round(4), head=("time", "x"))
+    data = FolderData(layout="plain", root=mine)
+    assert choose_windows(data, read_listing(data))[0].windows.stride_sec == stride
 
 
 def test_what_is_set_is_kept(mine: Path) -> None:

@@ -93,3 +93,15 @@ def test_bursts_before_and_after_a_gap_are_not_drawn_into_it() -> None:
     evened = even(np.ceil(taken * 20) / 20)
     assert np.abs(evened - taken).max() < 0.06
     assert gaps(evened) == [(pytest.approx(4.0, abs=0.06), pytest.approx(7.0, abs=0.06))]
+
+
+@pytest.mark.parametrize("time", [np.append(np.arange(1000) / 100, 1e9), np.array([0.0, 1e9])])
+def test_stamps_that_lie_years_apart_are_refused(time: np.ndarray) -> None:
+    with pytest.raises(InputError, match=rf"^a.csv: expected samples of one recording, found {len(time)} in 1e\+09 s:"):
+        align([stamped(time)], 50)
+
+
+def test_a_rate_that_asks_for_too_much_is_refused() -> None:
+    slow = Signal(Path("a.edf"), ("x",), np.zeros((100, 1), np.float32), 1e-5)
+    with pytest.raises(InputError, match=r"^a.edf: expected samples of one recording, found 100 in 1e\+07 s:"):
+        align([slow], 50)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.data.signals.signal import Signal, bridge
-from potloc_fast.errors import InputError
+from potloc_fast.errors import InputError, quote
 
 SURE = 0.6  # the confidence below which a point is taken to be missing, as in DeepLabCut's plots
 HEADS = ("scorer", "individuals", "bodyparts", "coords")  # first cells of DeepLabCut's header rows
@@ -41,9 +41,14 @@ def deeplabcut(path: Path, heads: Sequence[Sequence[str]], table: NDArray[np.flo
     """
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in heads[: header_rows(heads)]}
     coords, parts = rows["coords"], rows["bodyparts"]
-    if coords != ["x", "y", "likelihood"] * (len(coords) // 3) or not coords:
-        raise InputError(f"{path}: expected the columns x, y and likelihood for each body part, got {coords[:4]}")
     who = rows.get("individuals", [""] * len(parts))
+    if coords != ["x", "y", "likelihood"] * (len(coords) // 3) or not coords:
+        raise InputError(
+            f"{path}: expected the columns x, y and likelihood for each body part, got {quote(coords[:4])}"
+        )
+    if not len(coords) == len(parts) == len(who) == table.shape[1]:
+        counts = [len(who), len(parts), len(coords), table.shape[1]]
+        raise InputError(f"{path}: expected as many cells in each of the first lines, got {counts}")
     return _poses(path, table.reshape(len(table), -1, 3), who[::3], parts[::3])
 
 
@@ -73,6 +78,8 @@ def is_sleap(file: Any) -> bool:
 def sleap(path: Path, file: Any) -> Signal:
     """The poses in an analysis file of SLEAP: `tracks` [tracks, 2, nodes, frames], and `point_scores` where there are.
 
+    Points are numbered.
+
     Raises:
         InputError: the arrays don't belong together.
     """
@@ -81,11 +88,11 @@ def sleap(path: Path, file: Any) -> Signal:
     scores = np.where(np.isnan(tracks[:, 0]), 0.0, 1.0)
     if "point_scores" in file:
         scores = np.nan_to_num(np.asarray(file["point_scores"], dtype=np.float64))
-    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in file["node_names"]]
-    if axes != 2 or scores.shape != (animals, nodes, frames) or len(names) != nodes:
+    names = list(map(str, range(nodes)))  # a damaged file's texts may ask the library for any amount of memory
+    if axes != 2 or scores.shape != (animals, nodes, frames) or file["node_names"].shape != (nodes,):
         raise InputError(
             f"{path}: expected tracks [tracks, 2, nodes, frames] with as many node_names and point_scores, got shapes "
-            f"{list(tracks.shape)}, {[len(names)]} and {list(scores.shape)}"
+            f"{list(tracks.shape)}, {list(file['node_names'].shape)} and {list(scores.shape)}"
         )
     points = np.concatenate([tracks, scores[:, None]], axis=1)  # [animals, 3, nodes, frames]
     who = [f"{animal}" for animal in range(animals) for _ in names]

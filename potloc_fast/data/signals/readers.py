@@ -20,7 +20,7 @@ from potloc_fast.data.recording import allow_open_files, map_array
 from potloc_fast.data.signals import poses
 from potloc_fast.data.signals.signal import Signal, bridge
 from potloc_fast.data.signals.windows import Floats
-from potloc_fast.data.sources import reading
+from potloc_fast.data.sources import check_packed, reading
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_lines
 
@@ -396,17 +396,19 @@ def _read_hdf5(path: Path, options: SignalsConfig) -> list[Signal]:
     import h5py
 
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-        if poses.is_sleap(file):
-            return [poses.sleap(path, file)]
-        if (frames := poses.deeplabcut_hdf5(path, file)) is not None:
-            return [frames]
         found: dict[str, Any] = {}
 
         def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                check_packed(item, path / name)
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and item.ndim in (1, 2) and item.size:
                 found[name] = item
 
         file.visititems(note)
+        if poses.is_sleap(file):
+            return [poses.sleap(path, file)]
+        if (frames := poses.deeplabcut_hdf5(path, file)) is not None:
+            return [frames]
         time = _time_column(path, list(found), options)
         names = _chosen(path, [name for name in found if name != time], list(found), options)
         lengths = {found[name].shape[0] for name in names}

@@ -16,6 +16,9 @@ GAP_SEC = 0.5  # without a sample, which is said ...
 GAP_STEPS = 10  # ... where it is also so many usual steps
 EVENED_SEC = 0.25  # before and after a stamp, over which stamps are averaged where samples came in bursts
 DENSE = 1.5  # given samples for one that is made, from which on they are averaged
+SPARSE_SEC = 3600.0  # from which on a recording can't be nearly empty: ...
+SPARSE = 100  # ... with so many times the samples it would be without gaps, ...
+FILLED = 100_000  # ... nor with so many to be made of each
 NEAR = 1e-6  # of a rate that two may differ by and be the same
 
 
@@ -90,7 +93,7 @@ def usual_rate(time_sec: NDArray[np.float64]) -> float:
     """Samples a second while there are any: gaps are left out."""
     steps = np.diff(time_sec)
     kept = steps[steps <= longest_step(time_sec)]
-    return len(kept) / float(kept.sum()) if kept.sum() > 0 else 0.0
+    return len(kept) / max(float(kept.sum()), 1e-9) if len(kept) and kept.sum() > 0 else 0.0
 
 
 def longest_step(time_sec: NDArray[np.float64]) -> float:
@@ -138,6 +141,17 @@ def _smooth(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     return smooth
 
 
+def _check_filled(signal: Signal, length_sec: float, rate_hz: float) -> None:
+    """Refuse samples between which there is nearly nothing: a time stamp or a rate is wrong."""
+    count = signal.samples.shape[0]
+    usual = signal.rate_hz or 0.0 if signal.time_sec is None else usual_rate(signal.time_sec)
+    if length_sec > SPARSE_SEC and (length_sec * usual > SPARSE * count or length_sec * rate_hz > FILLED * count):
+        raise InputError(
+            f"{signal.path}: expected samples of one recording, found {count} in {length_sec:.3g} s: a time stamp or a "
+            "rate may be wrong"
+        )
+
+
 def align(signals: Sequence[Signal], rate_hz: float) -> Samples:
     """Bring the signals of a recording to one rate and one time axis.
 
@@ -163,10 +177,12 @@ def align(signals: Sequence[Signal], rate_hz: float) -> Samples:
                     f"{signal.path}: expected time stamps that overlap with those of the other sensors, found that "
                     f"they end {-length:.3g} s before another one begins"
                 )
+            _check_filled(signal, length, rate_hz)
             made = int(length * rate_hz + 1e-6) + 1
             parts.append(Resampled(signal.samples, even(signal.time_sec - start), rate_hz, made))
         elif abs(rate - rate_hz) <= NEAR * rate_hz:
             parts.append(signal.samples)
         else:
+            _check_filled(signal, count / rate, rate_hz)
             parts.append(Resampled(signal.samples, float(rate), rate_hz, int(count / rate * rate_hz + 1e-6)))
     return parts[0] if len(parts) == 1 else Joined(tuple(parts))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from potloc_fast.data.recording import intact
 from potloc_fast.errors import InputError
 from potloc_fast.files import writing
 
@@ -92,7 +93,7 @@ class Windows:
             first = self.first(np.arange(begin, min(begin + rows, count)))
             low, high = int(first[0]), int(first[-1]) + self.length
             inside = slice(min(max(low, 0), total - 1), max(min(high, total), 1))
-            block = np.asarray(samples[inside], dtype=np.float32)
+            block = np.asarray(intact(samples[inside]), dtype=np.float32)
             if low < inside.start or high > inside.stop:
                 block = np.pad(block, ((inside.start - low, high - inside.stop), (0, 0)), mode="edge")
             yield transform(np.ascontiguousarray(block.T), first - low)
