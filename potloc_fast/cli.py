@@ -107,7 +107,7 @@ def ablate(
         str,
         typer.Argument(
             help="supervision (Table 2 of the paper), levels (Table 3), window, radius, gamma, points, kept-points, "
-            "algorithm, rounds or extensions."
+            "algorithm, rounds, windows (of raw recordings) or extensions."
         ),
     ],
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
@@ -279,6 +279,22 @@ def pseudo_labels(
     print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
 
 
+@app.command("init", epilog="Example: potloc-fast init my_data && potloc-fast check-data my_data/config.yaml")
+def init_folder(
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings: signals/ or features/, and tables.")],
+) -> None:
+    """Look at a folder of recordings, say what it holds, and write config.yaml and recordings.csv into it."""
+    from potloc_fast.data.init import init
+
+    plan = init(folder)
+    for sentence in plan.said:
+        print(sentence)
+    print(plan.config, end="")
+    written = [folder / "config.yaml", *([folder / "recordings.csv"] if plan.recordings is not None else [])]
+    print(f"written: {', '.join(map(str, written))}")
+    print(f"next: potloc-fast check-data {folder / 'config.yaml'}")
+
+
 @app.command("check-data", epilog="Example: potloc-fast check-data thumos14 data.root=thumos14")
 def check_data(
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
@@ -291,11 +307,11 @@ def check_data(
     """
     from potloc_fast.config import load_config
     from potloc_fast.data.check import check
-    from potloc_fast.engine.train import list_dataset
+    from potloc_fast.engine.train import list_dataset, settle_windows
     from potloc_fast.files import write_json
 
-    settings = load_config(config, overrides or ())
-    report = check(list_dataset(settings), settings)
+    settings, chosen = settle_windows(load_config(config, overrides or ()))
+    report = check(list_dataset(settings), settings, chosen)
     if json_output == "-":
         print(json.dumps(report.to_json(), allow_nan=False))
     else:

@@ -16,9 +16,11 @@ import pytest
 import potloc_fast
 from potloc_fast import cli
 from potloc_fast.config import load_config
-from potloc_fast.config.schema import FolderData
+from potloc_fast.config.schema import FolderData, SignalsConfig, WindowsConfig
 from potloc_fast.data import Dataset, Grid, Recording, load_features
 from potloc_fast.data.layouts import LAYOUTS, read_listing
+from potloc_fast.data.signals.readers import FORMATS as SIGNALS
+from potloc_fast.data.signals.source import SignalSource
 from potloc_fast.data.sources import FORMATS, sources_of
 from potloc_fast.data.tables import read_table
 from potloc_fast.engine.run import Run
@@ -33,6 +35,8 @@ GOOD = {
     "fps.json": {"v1": 25},
 }
 
+WINDOWS = WindowsConfig(length_sec=0.5, stride_sec=0.5, features="raw", rate_hz=2)
+
 Way = Callable[[Path, Path], object]  # a bad file, and a folder with good ones
 
 
@@ -41,6 +45,7 @@ def python_ways() -> dict[str, Way]:
         "config": lambda bad, _: load_config(bad),
         "load_features": lambda bad, _: load_features(bad),
         **{f"features{end}": _features(end) for end in (*FORMATS, ".h5", ".txt")},
+        **{f"signals{end}": _signals(end) for end in SIGNALS},
         "table": lambda bad, _: read_table(bad, ("recording",)),
         "detections": lambda bad, _: read_detections(bad),
         "ground truth": lambda bad, _: read_ground_truth(bad),
@@ -67,6 +72,16 @@ def _features(suffix: str) -> Way:
         if bad.exists():
             bad.rename(named)
         return [source.load() for source in sources_of(named, trusted=False).values()]
+
+    return read
+
+
+def _signals(suffix: str) -> Way:
+    def read(bad: Path, _: Path) -> object:
+        named = bad.with_name(bad.name + suffix)
+        if bad.exists():
+            bad.rename(named)
+        return SignalSource((named,), SignalsConfig(), WINDOWS).load()
 
     return read
 
@@ -101,6 +116,7 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "train data.root": lambda bad, out: ("train", "own", f"data.root={bad}", "--run-dir", out),
     "ablate CONFIG": lambda bad, out: ("ablate", "levels", bad, "--out", out),
     "check-data CONFIG": lambda bad, out: ("check-data", bad, "--json", out),
+    "init": lambda bad, _: ("init", bad),
     "import-released": lambda bad, out: ("import-released", out, "--main", bad),
     "predict RUN": lambda bad, out: ("predict", bad, "x.npy", "-o", out),
     "predict FILES": lambda bad, out: ("predict", "good/run", bad, "-o", out),

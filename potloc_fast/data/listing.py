@@ -139,8 +139,13 @@ class Listing:
             InputError: the first fault found.
         """
         recordings = tuple(entry.open() for entry in self.entries)
-        notes = (*self.notes, *(finding.message for finding in self.taken_out))
+        notes = (*self.notes, *(finding.message for finding in self.taken_out), *load_notes(self.entries))
         return validate(Dataset(self.name, self.classes, recordings, notes))
+
+
+def load_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """What the sources of recordings had to say when they were loaded: those of signals tell of gaps."""
+    return tuple(note for entry in entries for source in entry.sources for note in getattr(source, "notes", ()))
 
 
 def collect_classes(entries: Iterable[Entry]) -> tuple[str, ...]:

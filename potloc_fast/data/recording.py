@@ -217,6 +217,18 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
         InputError: the file is missing, truncated or no .npy file, or holds something else. Pickled objects are never
             loaded.
     """
+    features = to_features(map_array(path), path)
+    if expected_width is not None and features.shape[1] != expected_width:
+        raise InputError(f"{path}: expected width {expected_width} as in the other recordings, got {features.shape[1]}")
+    return features
+
+
+def map_array(path: str | Path) -> NDArray[Any]:
+    """Memory-map the array of a .npy file, whatever it holds but pickled objects.
+
+    Raises:
+        InputError: the file is missing, truncated or no .npy file.
+    """
     allow_open_files()
     check_kind(path)
     try:
@@ -224,7 +236,7 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
             magic = file.read(6)
         if magic != b"\x93NUMPY":
             raise InputError(f"{path}: expected a .npy file, got one that starts with {quote(magic)}")
-        array = np.lib.format.open_memmap(str(path), mode="r")
+        return np.lib.format.open_memmap(str(path), mode="r")
     except InputError:
         raise
     except FileNotFoundError:
@@ -234,10 +246,6 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
     except Exception as error:  # a damaged header can raise nearly anything
         found = "pickled Python objects" if "Python objects" in str(error) else "a truncated or damaged file"
         raise InputError(f"{path}: expected an array of floats, got {found}") from None
-    features = to_features(array, path)
-    if expected_width is not None and features.shape[1] != expected_width:
-        raise InputError(f"{path}: expected width {expected_width} as in the other recordings, got {features.shape[1]}")
-    return features
 
 
 def to_features(array: NDArray[Any], path: str | Path) -> NDArray[np.float32]:

@@ -73,7 +73,7 @@ class Hdf5Dataset:
         import h5py
 
         allow_open_files()
-        with _reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
+        with reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
             item = file.get(self.name)
             if item is None:
                 raise InputError(f"{self.path}: expected a dataset of this name in the file, found none")
@@ -84,11 +84,7 @@ class Hdf5Dataset:
             offset = item.id.get_offset()
             if offset is not None and item.size and item.dtype == np.float32:
                 return to_features(np.memmap(str(self.file), item.dtype, "r", offset, item.shape), self.path)
-            if item.nbytes > max(LARGE, PACKED * item.id.get_storage_size()):
-                raise InputError(
-                    f"{self.path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in "
-                    f"{item.id.get_storage_size()}"
-                )
+            check_packed(item, self.path)
             return to_features(np.asarray(item[()]), self.path)
 
 
@@ -102,7 +98,7 @@ class TensorFile:
         """Memory-map the tensor, or read it where it is in torch's old format."""
         import torch
 
-        with _reading(self.path, "a tensor as torch.save writes it"):
+        with reading(self.path, "a tensor as torch.save writes it"):
             mapped = zipfile.is_zipfile(self.path)
             if mapped:
                 with zipfile.ZipFile(self.path) as archive:
@@ -161,7 +157,7 @@ class PickleFile:
         """Load the array."""
         if not self.trusted:
             raise InputError(f"{self.path}: expected an array, got {PICKLED}")
-        with _reading(self.path, "a pickled array"), open(self.path, "rb") as file:
+        with reading(self.path, "a pickled array"), open(self.path, "rb") as file:
             array = np.asarray(pickle.load(file))
         return to_features(array, self.path)
 
@@ -200,7 +196,7 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
     if place.suffix.lower() in HDF5_SUFFIXES:
         import h5py
 
-        with _reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
+        with reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
             names = by_name(((name, name) for name in file), place)
         found = find_names(videos, names, place)
         return {video: Hdf5Dataset(place, names.get(name, video)) for video, name in found.items()}
@@ -232,7 +228,7 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
     if suffix in HDF5_SUFFIXES:
         import h5py
 
-        with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
             if not len(file):
                 raise InputError(f"{path}: expected a dataset for each recording, found none")
             return by_name(((name, Hdf5Dataset(path, name)) for name in file), path)
@@ -240,6 +236,17 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
         known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
         raise InputError(f"{path}: expected a feature file, one of {known}, got {quote(path.suffix)}")
     return {normalize(path.stem): FORMATS[suffix](path, trusted)}
+
+
+def check_packed(item: Any, path: Path) -> None:
+    """Refuse a dataset of an HDF5 file that is small on disk and would fill the memory.
+
+    Raises:
+        InputError: it is large, and packed as values never are.
+    """
+    stored = item.id.get_storage_size()
+    if item.nbytes > max(LARGE, PACKED * stored):
+        raise InputError(f"{path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in {stored}")
 
 
 def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> dict[str, NDArray[Any]]:
@@ -257,7 +264,7 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
         InputError: the archive can't be read.
     """
     with (
-        _reading(file, "an .npz archive of plain arrays"),
+        reading(file, "an .npz archive of plain arrays"),
         open(file, "rb") as opened,
         zipfile.ZipFile(opened) as packed,
         NpzFile(opened, allow_pickle=trusted) as archive,
@@ -282,7 +289,7 @@ def _is_header(cells: list[str]) -> bool:
 
 
 @contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path, expected: str) -> Iterator[None]:
     """Answer whatever a reader raises in one sentence: on damaged files that can be nearly any exception."""
     check_kind(path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from potloc_fast.config.schema import Device
 from potloc_fast.data import Dataset, Grid, Recording, validate
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.grid import FPS_RANGE
-from potloc_fast.data.sources import sources_of
+from potloc_fast.data.inputs import inputs_of, makes_snippets
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import autocast, float32_products, pick_device
 from potloc_fast.engine.distributed import joined
@@ -42,7 +43,8 @@ def predict(
     Args:
         run: a run, or its folder.
         recordings: recordings; or paths of files with features `[T, F]` in one of the formats that training reads,
-            each named by its stem (HDF5: by its datasets); or a mapping from names to features.
+            each named by its stem (HDF5: by its datasets), of raw files where the run was trained on such; or a mapping
+            from names to features.
         snippet_sec: how long a snippet of files and mappings lasts, in seconds; by default as in training, if it was
             the same in all recordings there.
         device: "auto", "cpu" or "cuda"; by default as the run's configuration says.
@@ -98,12 +100,17 @@ def read_recordings(
         for name, values in recordings.items():
             found[name] = Recording(normalize(name), np.asarray(values, dtype=np.float32), grid(name), "test")
     else:
-        for item in recordings:
-            if isinstance(item, Recording):
-                found[item.id] = item
-            else:
-                for name, source in sources_of(Path(item), trusted=trusted).items():
-                    found[str(source.path)] = Recording(name, source.load(), grid(str(item)), "test")
+        found = {item.id: item for item in recordings if isinstance(item, Recording)}
+        paths = [Path(item) for item in recordings if not isinstance(item, Recording)]
+        if paths and snippet_sec is not None and makes_snippets(run.config.data):
+            raise InputError(
+                f"snippet_sec: expected none, as the run makes snippets of {run.config.data.windows.stride_sec:g} s "
+                f"itself, got {snippet_sec:g}"
+            )
+        for name, source in inputs_of(run.config.data, paths, trusted=trusted):
+            found[str(source.path)] = Recording(name, source.load(), grid(str(source.path)), "test")
+            for note in getattr(source, "notes", ()):
+                print(note, file=sys.stderr)
     for place, recording in found.items():
         width = recording.features.shape[-1]
         if width != run.features:

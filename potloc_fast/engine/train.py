@@ -24,6 +24,7 @@ from potloc_fast.data.listing import Listing
 from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.data.recording import training_faults
 from potloc_fast.data.resident import resident
+from potloc_fast.data.signals.choose import choose_windows
 from potloc_fast.engine.align import align
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
@@ -68,12 +69,25 @@ def list_dataset(config: Config) -> Listing | Dataset:
     return read_listing(data)
 
 
+def settle_windows(config: Config) -> tuple[Config, list[str]]:
+    """Set the keys of `data.windows` that are not set where a data set is of raw signals, see `choose_windows`.
+
+    Raises:
+        InputError: the annotations or the samples can't be used.
+    """
+    if isinstance(config.data, SyntheticData) or config.data.windows.resolved:
+        return config, []
+    data, reasons = choose_windows(config.data, read_listing(config.data))
+    return config.model_copy(update={"data": data}), reasons
+
+
 def load_dataset(config: Config) -> Dataset:
     """Read and check the data set of a configuration.
 
     Raises:
         InputError: something in it can't be used.
     """
+    config, _ = settle_windows(config)
     data, found = config.data, list_dataset(config)
     dataset = found.open() if isinstance(found, Listing) else found
     if data.points != "file":
@@ -125,12 +139,13 @@ def train(
     for step in steps:
         if step not in STEPS:
             raise InputError(f"{step}: expected steps among {', '.join(STEPS)}")
+    config, chosen = settle_windows(config)
     dataset = load_dataset(config)
     for fault in training_faults(dataset, config.evaluate.subset if "detect" in steps else None):
         raise InputError(fault.message)
     recordings = dataset.subset("train")
     config, reasons = derive(config, recordings)
-    notes = [*dataset.notes, *reasons]
+    notes = [*dataset.notes, *chosen, *reasons]
     if "detect" in steps and dataset.only_trains and config.evaluate.subset != "train":
         steps = [step for step in steps if step != "detect"]
         notes.append(f"{dataset.name}: all recordings are there to train on, so that nothing is detected in")

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ import numpy as np
 import torch
 
 from potloc_fast.config import Config, load_config, parse_config
-from potloc_fast.config.schema import FolderData
+from potloc_fast.config.schema import FolderData, SignalsConfig, WindowsConfig
 from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.signals.source import SignalSource
 from potloc_fast.data.sources import sources_of
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import LONGEST, InputError
@@ -163,6 +165,57 @@ def features(path: Path) -> object:
     return [np.array(source.load()).sum() for source in sources_of(path, trusted=False).values()]
 
 
+def signals(path: Path) -> object:
+    windows = WindowsConfig(length_sec=0.5, stride_sec=0.25, features="statistics", rate_hz=8)
+    return float(SignalSource((path,), SignalsConfig(), windows).load().sum())
+
+
+def raw_files(folder: Path) -> Iterator[str]:
+    """Write a good file of samples of each kind whose library is there; their names."""
+    folder.mkdir()
+    samples = np.random.default_rng(0).uniform(-1, 1, (64, 3)).astype(np.float32)
+    stamps = [1_700_000_000_000 + 125 * i // 250 * 250 for i in range(64)]  # in twos
+    rows = [
+        ("timestamp", "x", "y", "label"),
+        *((t, f"{x:.4f}", f"{y:.4f}", "a") for t, (x, y, _) in zip(stamps, samples, strict=True)),
+    ]
+    heads = [("scorer", *"nnnnnn"), ("bodyparts", *"aaabbb"), ("coords", *("x", "y", "likelihood") * 2)]
+    poses = [(i, *(f"{value:.3f}" for value in (*row, *row))) for i, row in enumerate(np.abs(samples))]
+    for name, content in (("stamps.csv", table(*rows)), ("poses.csv", table(*heads, *poses))):
+        (folder / name).write_bytes(content)
+        yield name
+    np.save(folder / "whole.npy", (1000 * samples).astype(np.int16))
+    yield "whole.npy"
+    with h5py.File(folder / "sleap.h5", "w") as file:
+        file["tracks"], file["node_names"] = samples[:, :2].reshape(1, 2, 1, 64), [b"nose"]
+    yield "sleap.h5"
+    with h5py.File(folder / "columns.h5", "w") as file:
+        file["x"], file["time"] = samples[:, 0], np.arange(64) / 8
+    yield "columns.h5"
+    if find_spec("soundfile"):
+        import soundfile
+
+        for name in ("a.wav", "a.flac"):
+            soundfile.write(folder / name, samples[:, 0], 8)
+            yield name
+    if find_spec("edfio"):
+        import edfio
+
+        edfio.Edf(
+            [edfio.EdfSignal(x.astype(float), 8, label=name) for name, x in zip("xyz", samples.T, strict=True)]
+        ).write(folder / "a.edf")
+        edfio.Bdf(
+            [edfio.BdfSignal(x.astype(float), 8, label=name) for name, x in zip("xyz", samples.T, strict=True)]
+        ).write(folder / "a.bdf")
+        yield from ("a.edf", "a.bdf")
+    if find_spec("pyarrow"):
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"t": np.arange(64) / 8, "x": samples[:, 0]}), folder / "a.parquet")
+        yield "a.parquet"
+
+
 def hapt_archive() -> bytes:
     rng = np.random.default_rng(0)
 
@@ -222,6 +275,9 @@ def kinds(folder: Path) -> Iterator[Kind]:
         with h5py.File(folder / name, "w") as opened:
             opened.create_dataset("v1", data=array, **options)
         yield Kind(name, (folder / name).read_bytes(), features)
+
+    for name in raw_files(folder / "raw"):
+        yield Kind(f"raw/{name}", (folder / "raw" / name).read_bytes(), signals)
 
     def plain(options: Mapping[str, Any]) -> Read:
         def read(path: Path) -> object:
