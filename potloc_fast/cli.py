@@ -156,7 +156,12 @@ def predict(
         Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")
     ] = Path("detections.json"),
     min_score: Annotated[
-        float | None, typer.Option(help="Leave out detections that score less.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Leave out detections that score less; 0 keeps all. By default training chose it for tables and CSV, "
+            "and JSON holds all.",
+            show_default=False,
+        ),
     ] = None,
     snippet_sec: Annotated[
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
@@ -170,6 +175,7 @@ def predict(
     """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures."""
     from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.predict import predict, read_recordings, score_curves
+    from potloc_fast.engine.quality import listed
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
     from potloc_fast.files import replaceable
@@ -180,19 +186,21 @@ def predict(
     run = Run.open(run_dir)
     recordings = read_recordings(run, files, snippet_sec, trusted)
     where: Any = None if device is None else device.value
-    detections = predict(run, recordings, device=where)
+    found = predict(run, recordings, device=where)
     if rank() > 0:
         return
-    if min_score is not None:
-        detections = detections.take(detections.score >= min_score)
+    shown = listed(run, found, min_score)
+    detections = found if min_score is None and output.suffix != ".csv" else shown
     write_detections(output, detections)
     for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
-        console.print(_detection_table(detections, index))
+        console.print(_detection_table(shown, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
             with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
                 plot_recording(recording, run.classes, curves, detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
+    if len(shown) < len(found):
+        print(f"{len(found) - len(shown)} with lower scores are left out of lists; --min-score 0 shows all")
 
 
 @app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")
@@ -435,10 +443,23 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None
                 console.print(result.table())
     if table.row_count:
         console.print(table)
+    _print_quality(run, steps)
     if detected:
         print(f"detections: {found}" if table.row_count else f"detections, with no ground truth to score them: {found}")
     print(f"everything is in {run.folder}")
     return run
+
+
+def _print_quality(run: Run, steps: Sequence[str] | None) -> None:
+    """Say what points tell of the run, where these steps found it out, and draw it."""
+    from potloc_fast.engine.quality import read_quality
+    from potloc_fast.plots import plot_quality
+
+    known = read_quality(run) if steps is None or {"potloc", "detect"} & set(steps) else None
+    if known is not None:
+        with _picture(run.folder / "plots" / "quality.png") as picture:
+            plot_quality(known, picture)
+        print(*known.sentences(), sep="\n")
 
 
 def _plot_recordings(run: Run) -> None:

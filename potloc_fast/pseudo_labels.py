@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.compiled import compiled
-from potloc_fast.data.recording import SAME
+from potloc_fast.data.recording import SAME, Recording
 from potloc_fast.data.tables import read_table
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.evaluation.segments import Segments, renumber
@@ -138,6 +139,23 @@ def read_points(path: str | Path, fps: str | Path) -> Points:
             time_sec=np.array(time_sec, dtype=np.float64),
         ),
         path,
+    )
+
+
+def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> Points:
+    """The point labels of recordings, in columns."""
+    rows = [
+        (video, classes.index(point.label), point.time_sec)
+        for video, recording in enumerate(recordings)
+        for point in recording.points
+    ]
+    video, label, time = zip(*rows, strict=True)
+    return Points(
+        videos=tuple(recording.id for recording in recordings),
+        labels=tuple(classes),
+        video=np.array(video),
+        label=np.array(label),
+        time_sec=np.array(time),
     )
 
 

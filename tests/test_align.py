@@ -13,8 +13,7 @@ from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
 from potloc_fast.data.points import draw_points
 from potloc_fast.engine import align as alignment
 from potloc_fast.engine.align import align
-from potloc_fast.engine.train import collect_points
-from potloc_fast.pseudo_labels import PseudoLabels
+from potloc_fast.pseudo_labels import PseudoLabels, collect_points
 
 GRID = Grid(fps=10, window=1, stride=1)
 

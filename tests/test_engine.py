@@ -104,6 +104,7 @@ def test_the_folder_is_complete(run: Run) -> None:
         "pseudo_labels.json",
         "base/proposals.json",
         *(f"{stage}/{name}" for stage in STAGES for name in both),
+        "potloc/quality.json",
     }
     assert load_config(run.folder / "config.yaml") == run.config
     assert Run.open(run.folder) == run
@@ -156,7 +157,7 @@ def test_steps_run_alone_from_files(run: Run, tmp_path: Path) -> None:
     assert same_weights(run, alone, "potloc")
     assert not (folder / "potloc" / "detections.json").exists()
     potloc_fast.train(tiny(), folder, ["detect"])
-    for name in ("detections.json", "evaluation.json"):
+    for name in ("detections.json", "evaluation.json", "quality.json"):
         assert (folder / "potloc" / name).read_text() == (run.folder / "potloc" / name).read_text()
     assert not (folder / "base" / "detections.json").exists()
 

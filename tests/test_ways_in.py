@@ -23,6 +23,7 @@ from potloc_fast.data.signals.readers import FORMATS as SIGNALS
 from potloc_fast.data.signals.source import SignalSource
 from potloc_fast.data.sources import FORMATS, sources_of
 from potloc_fast.data.tables import read_table
+from potloc_fast.engine.quality import read_quality
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import analyse, evaluate, read_ambiguous, read_detections, read_ground_truth
@@ -59,6 +60,7 @@ def python_ways() -> dict[str, Way]:
         "dataset.json": _run("dataset.json"),
         "config.yaml": _run("config.yaml"),
         "weights": _run("potloc/model.safetensors"),
+        "quality": _quality,
         "predict": lambda bad, good: potloc_fast.predict(good / "run", [bad]),
         "released": lambda bad, _: load_released(bad, "main"),
         "archive": lambda bad, _: read_listing(FolderData(layout="hapt", root=bad)),
@@ -102,6 +104,15 @@ def _run(name: str) -> Way:
             target.write_bytes(content)
 
     return read
+
+
+def _quality(bad: Path, good: Path) -> object:
+    target = good / "run" / "potloc" / "quality.json"
+    bad.rename(target)
+    try:
+        return read_quality(Run.open(good / "run"))
+    finally:
+        target.rmdir() if target.is_dir() else target.unlink()
 
 
 def _layout(name: str) -> Way:
@@ -162,7 +173,12 @@ CONTENTS: dict[str, bytes | None] = {
     "half an archive": b"PK\x03\x04" + bytes(100),
 }
 
-FINE = {("ambiguous", "empty"), ("evaluate --ambiguous", "empty"), ("features.csv", "long numbers")}
+FINE = {
+    ("quality", "missing"),
+    ("ambiguous", "empty"),
+    ("evaluate --ambiguous", "empty"),
+    ("features.csv", "long numbers"),
+}
 
 
 @pytest.fixture(scope="module")

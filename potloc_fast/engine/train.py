@@ -30,6 +30,7 @@ from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
 from potloc_fast.engine.distributed import joined, once, rank
 from potloc_fast.engine.fit import capture_obstacle, fit
+from potloc_fast.engine.quality import assess
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import (
@@ -41,7 +42,7 @@ from potloc_fast.evaluation import (
     write_detections,
 )
 from potloc_fast.files import locked, write_json, writing
-from potloc_fast.pseudo_labels import Points, generate, read_pseudo_labels
+from potloc_fast.pseudo_labels import collect_points, generate, read_pseudo_labels
 
 Step = Literal["base", "pseudo-labels", "potloc", "detect"]
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -50,8 +51,14 @@ _OF_STAGE = ("model.*", "checkpoint.pt", "metrics.jsonl", "tensorboard/*", "dete
 _WRITTEN: dict[Step, tuple[str, ...]] = {  # by each step, and what is computed from the models that it trains
     "base": (*(f"base/{name}" for name in (*_OF_STAGE, "proposals.json")), "plots/base_*"),
     "pseudo-labels": ("pseudo_labels.json",),
-    "potloc": (*(f"potloc/{name}" for name in _OF_STAGE), "plots/potloc_*", "round_*/*.*", "round_*/tensorboard/*"),
-    "detect": ("*/detections.json", "*/evaluation.json", "plots/train_*", "plots/test_*"),
+    "potloc": (
+        *(f"potloc/{name}" for name in (*_OF_STAGE, "quality.json")),
+        *("plots/potloc_*", "plots/quality.png", "round_*/*.*", "round_*/tensorboard/*"),
+    ),
+    "detect": (
+        *("*/detections.json", "*/evaluation.json", "potloc/quality.json"),
+        *("plots/train_*", "plots/test_*", "plots/quality.png"),
+    ),
 }
 
 
@@ -223,6 +230,16 @@ def _run_steps(
                     once(_write_evaluation, run, stage)
                 else:  # what was scored before a resumption is not of these detections
                     once((run.folder / stage / "evaluation.json").unlink, True)
+    if {"potloc", "detect"} & set(steps) and run.weights("potloc").is_file():
+        known = assess(run, recordings, _held_out(dataset, config.evaluate.subset), device)
+        once(write_json, run.folder / "potloc" / "quality.json", known.model_dump(mode="json"))
+
+
+def _held_out(dataset: Dataset, subset: str) -> tuple[Recording, ...]:
+    """Recordings that were not trained on, with points, where nobody knows more of the subset that is tested."""
+    tested = [recording for recording in dataset.recordings if recording.subset == subset != "train"]
+    known = any(recording.instances for recording in tested)
+    return () if known else tuple(recording for recording in tested if recording.points)
 
 
 def evaluate_run(run: Run, stage: Stage) -> Evaluation:
@@ -236,23 +253,6 @@ def evaluate_run(run: Run, stage: Stage) -> Evaluation:
 
 def _write_evaluation(run: Run, stage: Stage) -> None:
     write_json(run.folder / stage / "evaluation.json", evaluate_run(run, stage).to_json())
-
-
-def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> Points:
-    """The point labels of recordings, in columns."""
-    rows = [
-        (video, classes.index(point.label), point.time_sec)
-        for video, recording in enumerate(recordings)
-        for point in recording.points
-    ]
-    video, label, time = zip(*rows, strict=True)
-    return Points(
-        videos=tuple(recording.id for recording in recordings),
-        labels=tuple(classes),
-        video=np.array(video),
-        label=np.array(label),
-        time_sec=np.array(time),
-    )
 
 
 def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording], path: Path) -> None:

@@ -37,9 +37,11 @@ from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.signals.source import SignalSource
 from potloc_fast.data.sources import sources_of
+from potloc_fast.engine.quality import read_quality
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import LONGEST, InputError
 from potloc_fast.evaluation import evaluate, read_ambiguous, read_detections
+from potloc_fast.evaluation.points import Hits
 from potloc_fast.files import read_json
 from potloc_fast.interop import load_released, save_released
 from potloc_fast.models import BaseModel
@@ -342,6 +344,11 @@ def kinds(folder: Path) -> Iterator[Kind]:
     load: Read = lambda _: Run.open(folder / "run").load("potloc")  # noqa: E731
     for name in ("config.yaml", "dataset.json", "potloc/model.safetensors"):
         yield Kind(f"run/{name}", (folder / "run" / name).read_bytes(), load)
+    hits = dict.fromkeys(Hits.__dataclass_fields__, 1)
+    known = {"min_score": 0.5, "held_out": False, "hits": hits, "per_class": {"run": hits}, "agreement": 0.5}
+    known |= {"boundary_sec": None, "label_tiou": 0.5, "curve": [[0.5, hits]]}
+    told = file("run/potloc/quality.json", known)
+    yield Kind("run/potloc/quality.json", told.read_bytes(), lambda _: read_quality(run))
     save_released(BaseModel(5, 2, 4), folder / "base.pkl")
     yield Kind("base.pkl", (folder / "base.pkl").read_bytes(), lambda path: load_released(path, "base"))
 
