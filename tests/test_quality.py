@@ -71,7 +71,7 @@ def test_in_recordings_that_were_trained_on(run: Run) -> None:
     told = " ".join(known.sentences())
     assert "counting detections with a score of 0.50 or more; 0 lie in none" in told
     assert "Of 3 points in recordings that were trained on, 3 (100 %) lie in a detection of their own" in told
-    assert "Of 3 such detections 0 (0 %) hold no point. Boundaries are uncertain by about 0 s" in told
+    assert "Of 3 such detections 0 (0 %) hold no point. Boundaries are uncertain by about 0.00 s" in told
     assert "New recordings will fare worse" in told
 
 

@@ -63,7 +63,7 @@ class Quality(BaseModel):
             f"Of {own.detections} such detections {own.empty} ({_percent(own.empty, own.detections)}) hold no point.",
         ]
         if self.boundary_sec is not None:
-            told.append(f"Boundaries are uncertain by about {self.boundary_sec:.2g} s: so much do proposals differ.")
+            told.append(f"Boundaries are uncertain by about {self.boundary_sec:.2f} s: so much do proposals differ.")
         if not self.held_out:
             told.append("New recordings will fare worse than these.")
         return told

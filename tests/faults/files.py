@@ -345,9 +345,9 @@ def kinds(folder: Path) -> Iterator[Kind]:
     for name in ("config.yaml", "dataset.json", "potloc/model.safetensors"):
         yield Kind(f"run/{name}", (folder / "run" / name).read_bytes(), load)
     hits = dict.fromkeys(Hits.__dataclass_fields__, 1)
-    known = {"min_score": 0.5, "held_out": False, "hits": hits, "per_class": {"run": hits}, "agreement": 0.5}
-    known |= {"boundary_sec": None, "label_tiou": 0.5, "curve": [[0.5, hits]]}
-    told = file("run/potloc/quality.json", known)
+    figures = {"min_score": 0.5, "held_out": False, "hits": hits, "per_class": {"run": hits}, "agreement": 0.5}
+    figures |= {"boundary_sec": None, "label_tiou": 0.5, "curve": [[0.5, hits]]}
+    told = file("run/potloc/quality.json", figures)
     yield Kind("run/potloc/quality.json", told.read_bytes(), lambda _: read_quality(run))
     save_released(BaseModel(5, 2, 4), folder / "base.pkl")
     yield Kind("base.pkl", (folder / "base.pkl").read_bytes(), lambda path: load_released(path, "base"))
