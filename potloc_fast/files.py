@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import gc
+import io
 import json
 import os
 import shutil
@@ -239,14 +241,16 @@ def check_kind(path: str | Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file; a byte-order mark is dropped.
+    """Read a UTF-8 text file, or one of UTF-16 that begins with a byte-order mark; the mark is dropped.
 
     Raises:
-        InputError: the file is missing, unreadable or not UTF-8.
+        InputError: the file is missing, unreadable or of another encoding.
     """
     check_kind(path)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return io.TextIOWrapper(io.BytesIO(content), encoding=encoding).read()
     except FileNotFoundError:
         raise InputError(f"{path}: expected a file, found none") from None
     except UnicodeDecodeError as error:
