@@ -8,12 +8,13 @@ from pathlib import Path
 
 from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation.segments import Segments
-from potloc_fast.files import write_json
+from potloc_fast.files import without_collection, write_json
 from potloc_fast.formats import FORMATS, Events, Options, Source, format_for, format_of, read, write
 
 ACTIVITYNET = "json"  # detections and ground truth in the ActivityNet form
 
 
+@without_collection()
 def convert(
     source: str | Path,
     target: str | Path,

@@ -149,6 +149,7 @@ def _read_file(source: Source, form: str | None, options: Options) -> Events:
     return events
 
 
+@without_collection()
 def write(path: str | Path, events: Events, form: str | None = None, options: Options | None = None) -> Path:
     """Write a file; or, where the format holds one recording a file and there are several, a folder of files.
 

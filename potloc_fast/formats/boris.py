@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from potloc_fast.errors import InputError, quote
@@ -29,7 +30,7 @@ def recognize(source: Source) -> bool:
 
 def score_in(comment: str) -> float:
     """The score in a comment that `write` made, 1 in any other."""
-    found = _SCORE.fullmatch(comment.strip())
+    found = _SCORE.fullmatch(comment.strip()) if comment else None
     try:
         return 1.0 if found is None else float(found[1])
     except ValueError:
@@ -92,21 +93,20 @@ def read(source: Source, options: Options, events: Events) -> None:
     pairs = Pairs(events)
     for name, observation in observations:
         events.recordings[name] = None
+        where = f"observations[{quote(name)}]"
         rows = observation.get("events") if isinstance(observation, Mapping) else None
         if not isinstance(rows, list):
-            raise fault(source.path, f"observations[{quote(name)}]", f"expected events, got {quote(observation)}")
-        offset = events.number(f"observations[{quote(name)}]", observation.get("time offset") or 0, "time offset")
+            raise fault(source.path, where, f"expected events, got {quote(observation)}")
+        offset = events.number(where, observation.get("time offset") or 0, "time offset")
         timed = []
         for number, row in enumerate(rows):
-            place = f"observations[{quote(name)}].events[{number}]"
-            if not isinstance(row, list) or len(row) < 3 or not all(isinstance(part, str) for part in row[1:5]):
+            place = f"{where}.events[{number}]"
+            if type(row) is not list or len(row) < 5 or {*map(type, row[1:5])} != {str}:
                 expected = "[time, subject, behaviour, modifiers, comment]"
                 raise fault(source.path, place, f"expected {expected}, got {quote(row)}")
-            time = events.number(place, row[0], "a time") - offset
-            timed.append((round(time, 6), place, row))
-        timed.sort(key=lambda item: item[0])
-        for time, place, row in timed:
-            subject, code, modifiers, comment = (*row[1:5], "", "")[:4]
+            timed.append((round(events.number(place, row[0], "a time") - offset, 6), place, row))
+        timed.sort(key=itemgetter(0))
+        for time, place, (_, subject, code, modifiers, comment, *_) in timed:
             if code not in kinds:
                 raise fault(source.path, place, f"expected a behaviour of the ethogram, got {quote(code)}")
             if not kinds[code]:
@@ -147,7 +147,7 @@ def write(events: Events, options: Options) -> str:
                 timed.append((start, label, modifier, f"score {row.score:.4f}" if scored else ""))
                 if label in states:
                     timed.append((end, label, modifier, ""))
-        timed.sort(key=lambda item: item[0])
+        timed.sort(key=itemgetter(0))
         observations[name] = {
             "file": {str(player): [] for player in range(1, 9)},
             "type": "LIVE",  # without media: whoever has them names them when editing the observation

@@ -105,9 +105,16 @@ class Events:
     def over(self, min_score: float) -> Events:
         """The events that score no less."""
         kept = [i for i, score in enumerate(self.score) if score >= min_score]
-        columns = (self.recording, self.label, self.start_sec, self.end_sec, self.score)
-        recording, label, start, end, score = ([column[i] for i in kept] for column in columns)  # type: ignore[attr-defined]
-        return Events(self.path, dict(self.recordings), recording, label, start, end, score, list(self.notes))  # type: ignore
+        return Events(
+            self.path,
+            dict(self.recordings),
+            [self.recording[i] for i in kept],
+            [self.label[i] for i in kept],
+            [self.start_sec[i] for i in kept],
+            [self.end_sec[i] for i in kept],
+            [self.score[i] for i in kept],
+            list(self.notes),
+        )
 
     def by_recording(self) -> dict[str, list[Event]]:
         """The events of each recording, by time."""
