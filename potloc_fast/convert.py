@@ -52,13 +52,15 @@ def convert(
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Take apart what `--columns` says; a name with commas is in double quotes.
+    """Take apart what `--columns` says; a pair with a comma in it is in double quotes.
 
     Raises:
         InputError: it says no such thing.
 
     >>> parse_columns("label=behavior,start=Start (s)")
     {'label': 'behavior', 'start': 'Start (s)'}
+    >>> parse_columns('"label=behavior, coded",time=t')
+    {'label': 'behavior, coded', 'time': 't'}
     """
     pairs = [cell.partition("=") for cell in next(csv.reader([text], skipinitialspace=True), [])]
     found = {key.strip(): name.strip() for key, _, name in pairs}

@@ -93,18 +93,21 @@ def read_marks(path: Path) -> tuple[list[tuple[str, Point]], tuple[str, ...]] | 
     return [(name, Point(label, (start + end) / 2)) for name, label, start, end in zip(*columns, strict=True)], notes
 
 
-def read_database(path: str | Path) -> Database:
-    """Read a database from a JSON file, see `parse_database`; or from what `read_events` takes."""
-    source = Source(path)
-    events = read_events(source)
-    if events is None:
-        return parse_database(source.json, path)
+def as_database(events: Events) -> Database:
+    """Take the events of annotation tools as ground truth, of no subset."""
     instances: dict[str, list[Instance]] = {name: [] for name in events.recordings}
     columns = (events.recording, events.label, events.start_sec, events.end_sec)
     for name, label, start, end in zip(*columns, strict=True):
         instances[name].append(Instance(label, start, end))
     videos = {name: Video("", tuple(own), None, None) for name, own in instances.items()}
-    return Database(Path(path), videos, tuple(sorted(set(events.label))), None)
+    return Database(events.path, videos, tuple(sorted(set(events.label))), None)
+
+
+def read_database(path: str | Path) -> Database:
+    """Read a database from a JSON file, see `parse_database`; or from what `read_events` takes."""
+    source = Source(path)
+    events = read_events(source)
+    return parse_database(source.json, path) if events is None else as_database(events)
 
 
 def parse_database(content: Any, source: str | Path) -> Database:

@@ -157,7 +157,7 @@ def write(events: Events, options: Options) -> str:
             results.append(
                 f'{{"id": "{number}-{i}", {head}, "score": {score:.4f}, "value": {{{value}, "{kind}": {text}}}}}'
             )
-        mean = sum(row.score for row in rows) / max(len(rows), 1)
+        mean = min(max(sum(row.score for row in rows) / max(len(rows), 1), 0.0), 1.0)  # no other is imported
         tasks.append(
             f'{{"data": {{"{key}": {json.dumps(recording)}}}, "predictions": [{{"model_version": "potloc_fast", '
             f'"score": {mean:.4f}, "result": [{", ".join(results)}]}}]}}'
