@@ -178,9 +178,12 @@ def write(path: str | Path, events: Events, form: str | None = None, options: Op
         return path
     named = path.name.lower().endswith(module.SUFFIX.lower()) and not path.is_dir()
     folder = path.with_name(path.name[: -len(module.SUFFIX)]) if named else path
+    texts = {}
     for name, rows in events.by_recording().items():
         one = Events(events.path, {name: None})
         for start, end, label, score in rows:
             one.add(name, name, label, start, end, score)
-        write_text(folder / f"{file_name(name)}{module.SUFFIX}", module.write(one, options))
+        texts[folder / f"{file_name(name)}{module.SUFFIX}"] = module.write(one, options)
+    for file, text in texts.items():
+        write_text(file, text)
     return folder

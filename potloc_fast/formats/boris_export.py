@@ -25,8 +25,7 @@ def recognize(source: Source) -> bool:
 
 def read(source: Source, options: Options, events: Events) -> None:
     """Take the events of a file, whichever of its forms it has."""
-    lines = source.text.split("\n")
-    if any(all(name in line for name in _AGGREGATED) for line in lines[:1000]):
+    if any(all(name in line for name in _AGGREGATED) for line in source.first_lines):
         _read_aggregated(Table(source, _AGGREGATED), options, events)
     else:
         _read_tabular(Table(source, ("Time", "Behavior")), options, events)

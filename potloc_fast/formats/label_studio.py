@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from potloc_fast.errors import InputError, quote
 from potloc_fast.formats.events import Events, fault
-from potloc_fast.formats.source import Options, Source
+from potloc_fast.formats.source import Options, Source, media_stem
 
 TITLE = "Label Studio"
 SUFFIX = ".label-studio.json"
@@ -23,7 +22,7 @@ SHARED: tuple[str, ...] = (".json",)
 SEVERAL = True
 
 _KINDS = ("timeserieslabels", "timelinelabels", "labels")
-_UPLOAD = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
 def recognize(source: Source) -> bool:
@@ -71,10 +70,9 @@ def _recording(task: Mapping[str, Any]) -> str:
     """The name of a task's file, without the digits that Label Studio puts before those that are uploaded."""
     data = task.get("data", task)
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, Mapping) else []
-    text = next((value for value in texts if PurePosixPath(value).suffix), texts[0] if texts else "")
-    path = PurePosixPath(unquote(urlsplit(text).path)) if "\n" not in text else PurePosixPath()
-    uploaded = _UPLOAD.match(path.name) and "upload" in path.parts
-    return (path.stem[9:] if uploaded else path.stem) or str(task.get("id", ""))
+    name = media_stem(next((text for text in texts if PurePosixPath(text).suffix), texts[0] if texts else ""))
+    uploaded = any("/upload/" in text for text in texts)
+    return (_UPLOAD.sub("", name) if uploaded else name) or str(task.get("id", ""))
 
 
 def _results(source: Source, task: Mapping[str, Any], number: int) -> tuple[list[Any], str, int]:

@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_json, read_text
@@ -54,9 +55,27 @@ class Source:
         return read_json(self.path)
 
     @property
+    def first_lines(self) -> list[str]:
+        """The lines that tell what it is."""
+        return self.text[:100_000].split("\n")
+
+    @property
     def head(self) -> str:
         """Its first line that is not empty."""
-        return next((line for line in self.text[:100_000].split("\n") if line.strip()), "")
+        return next(filter(str.strip, self.first_lines), "")
+
+
+def media_stem(address: str) -> str:
+    r"""What a recording is called whose media file lies at a path or URL.
+
+    >>> media_stem("https://example.org/v/walk%201.mp4?signed=1"), media_stem(r"C:\walk.wav")
+    ('walk 1', 'walk')
+    """
+    if "?d=" in address:  # Label Studio's local files
+        address = unquote(address.partition("?d=")[2])
+    elif "://" in address:
+        address = unquote(address.partition("?")[0].partition("#")[0])
+    return PurePosixPath(address.replace("\\", "/")).stem
 
 
 class Table:
@@ -79,7 +98,7 @@ class Table:
     def __init__(self, source: Source, columns: Sequence[str]) -> None:
         self.path = source.path
         self.before: list[list[str]] = []
-        head = next((line for line in source.text.split("\n") if all(name in line for name in columns)), source.head)
+        head = next((line for line in source.first_lines if all(name in line for name in columns)), source.head)
         self._reader = csv.reader(io.StringIO(source.text, newline=""), delimiter="\t" if "\t" in head else ",")
         for _, cells in self._lines():
             self.names = [cell.strip() for cell in cells]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from potloc_fast.errors import InputError, quote
 from potloc_fast.formats.events import Events, fault
-from potloc_fast.formats.source import Options, Source
+from potloc_fast.formats.source import Options, Source, media_stem
 
 TITLE = "VIA 3"
 SUFFIX = ".via.json"
@@ -41,7 +39,7 @@ def read(source: Source, options: Options, events: Events) -> None:
     names = {}
     for view, entry in content["view"].items():
         try:
-            names[view] = _stem(content["file"][str(entry["fid_list"][0])]["fname"])
+            names[view] = media_stem(content["file"][str(entry["fid_list"][0])]["fname"])
         except (AttributeError, IndexError, KeyError, TypeError):
             place = f"view[{quote(view)}]"
             raise fault(source.path, place, f"expected a file that has a name, got {quote(entry)}") from None
@@ -88,10 +86,6 @@ def _labels(source: Source, attributes: Mapping[str, Any], pairs: list[tuple[str
         chosen = value.split(",") if _about(attributes, number, "type") == _CHECKBOX else [value]
         return [str(given.get(one, one)) if isinstance(given, Mapping) else one for one in chosen]
     return []
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(unquote(urlsplit(name).path) if "://" in name else name).stem
 
 
 def write(events: Events, options: Options) -> str:

@@ -72,6 +72,15 @@ def test_the_plain_layout(form: str, mine: Path, tmp_path: Path) -> None:
     assert found.notes == ()
 
 
+def test_the_layout_is_found_where_points_lie_elsewhere(mine: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"features/v1\.npy as in plain, but no points\.csv or instances\.csv"):
+        listing("auto", mine, grid={"fps": 2})
+    clicks = write_points(tmp_path / "clicks.boris", CLICKS)
+    found = listing("auto", mine, points_file=clicks, grid={"fps": 2})
+    assert points_of(found) == CLICKS
+    assert found.notes == (f"{mine}: layout plain, seen from features/v1.npy",)
+
+
 def test_a_folder_of_tables(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "clicks").mkdir()
     for name, own in CLICKS.items():

@@ -124,8 +124,18 @@ def test_srt(tmp_path: Path) -> None:
 
 def test_raven(tmp_path: Path) -> None:
     head, *rows = (line.split("\t") for line in one(tmp_path, "raven").splitlines())
-    assert head == ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Annotation", "Score"]
-    assert rows[0] == ["1", "Waveform 1", "1", "0.123457", "2.500000", "stand up", "0.9000"]
+    frequencies = ["Low Freq (Hz)", "High Freq (Hz)"]
+    assert head == [
+        "Selection",
+        "View",
+        "Channel",
+        "Begin Time (s)",
+        "End Time (s)",
+        *frequencies,
+        "Annotation",
+        "Score",
+    ]
+    assert rows[0] == ["1", "Waveform 1", "1", "0.123457", "2.500000", "0.0", "1.0", "stand up", "0.9000"]
     assert [row[0] for row in rows] == [str(i + 1) for i in range(len(SAMPLE["walk 1"]))]
     assert {len(row) for row in rows} == {len(head)}
 
@@ -475,6 +485,29 @@ def test_what_is_left_out_is_said(kind: str, note: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     (found,) = read(tmp_path / name).notes
     assert note in found
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/upload/3/1a2b3c4d-walk 1.csv", "walk 1"),
+        ("/data/local-files/?d=mine/walk%201.csv", "walk 1"),
+        ("https://example.org/mine/walk%201.csv?signed=yes", "walk 1"),
+        ("s3://mine/1a2b3c4d-walk.csv", "1a2b3c4d-walk"),
+        ("http://[", "["),
+        ("walk", "walk"),
+        ("", "7"),
+    ],
+)
+def test_recordings_of_label_studio(address: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps([{"id": 7, "data": {"csv": address}, "annotations": []}]))
+    assert list(read(tmp_path / "t.json").recordings) == [name]
+
+
+@pytest.mark.parametrize("file", ["rec.1.selections.txt", "rec.1.Table.1.selections.txt", "rec.1.txt"])
+def test_recordings_of_raven(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(RAVEN.replace("Begin File", "Sound").replace("Species", "Annotation"))
+    assert list(read(tmp_path / file).recordings) == ["rec.1"]
 
 
 def test_columns_with_other_names(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import find_path, listed
 from potloc_fast.names import by_name
 
-SIGNS = Signs(("points.csv", "instances.csv"), ("features/*.npy", "signals/*", "recordings.csv"))
+_RECORDINGS = ("features/*.npy", "signals/*", "recordings.csv")
+SIGNS = Signs(("points.csv", "instances.csv"), _RECORDINGS)
+FEATURES = Signs(_RECORDINGS)  # are enough where a key says where points or instances lie
 recognize = SIGNS.recognize
 
 
