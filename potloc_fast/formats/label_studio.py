@@ -109,8 +109,12 @@ def _take(events: Events, options: Options, place: str, name: str, result: Any) 
     if kind == "timelinelabels":
         spans = list(_frames(events, options, place, value.get("ranges")))
     else:
-        start = events.number(place, value.get("start"), "start")
-        spans = [(start, start if value.get("instant") else events.number(place, value.get("end"), "end"))]
+        spans = [
+            (
+                events.number(place, value.get("start"), "start"),
+                events.number(place, value.get("end"), "end"),
+            )
+        ]
     for label in labels:
         for start, end in spans:
             events.add(place, name, label, start, end, score)

@@ -42,9 +42,9 @@ def rows_of(events: Events) -> dict[str, list[Row]]:
 SAMPLE: dict[str, list[Row]] = {
     "walk 1": [
         ("stand up", 0.1234567, 2.5, 0.9),
-        ("stand up", 2.0, 3.5004, 0.25),  # overlaps the first and the next one
+        ("stand up", 2.0, 3.5006, 0.25),  # overlaps the first and the next one
         ("stand up", 2.25, 3.0, 0.125),
-        ("stand up", 3.5004, 61.0, 0.5),  # begins where another one ends
+        ("stand up", 3.5006, 61.0, 0.5),  # begins where another one ends
         ('say "hi", <b> & é', 1.0, 3725.5, 0.75),
         ("clap", 4.5, 4.5, 0.5),  # points, two of them at once
         ("clap", 4.5, 4.5, 0.25),
@@ -138,6 +138,24 @@ def test_raven(tmp_path: Path) -> None:
     assert rows[0] == ["1", "Waveform 1", "1", "0.123457", "2.500000", "0.0", "1.0", "stand up", "0.9000"]
     assert [row[0] for row in rows] == [str(i + 1) for i in range(len(SAMPLE["walk 1"]))]
     assert {len(row) for row in rows} == {len(head)}
+
+
+def test_textgrid(tmp_path: Path) -> None:
+    rows: list[Row] = [('a "b"', 1.25, 2.0, 1.0), ('a "b"', 2.0, 2.5, 1.0), ("c", 3.0, 3.0, 1.0)]
+    text = write(tmp_path / "v.TextGrid", events_of({"v": rows})).read_text()
+    tier, points = text.split("    item [1]:\n")[1].split("    item [2]:\n")
+    assert text.startswith(
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0.0\nxmax = 3.0\ntiers? <exists>\n'
+    )
+    head, *intervals = re.split(r"        intervals \[(?:\d+)\]:\n", tier)
+    assert re.findall(r"name = (.*)\n|size = (\d+)", head) == [('"a ""b"""', ""), ("", "4")]
+    assert [re.findall(r" = (.*)\n", interval) for interval in intervals] == [  # without gaps, from xmin to xmax
+        ["0.0", "1.25", '""'],
+        ["1.25", "2.0", '"a ""b"""'],
+        ["2.0", "2.5", '"a ""b"""'],
+        ["2.5", "3.0", '""'],
+    ]
+    assert re.findall(r" = (.*)\n", points) == ['"TextTier"', '"c"', "0.0", "3.0", "1", "3.0", '"c"']
 
 
 def test_elan(tmp_path: Path) -> None:
@@ -583,8 +601,13 @@ MALFORMED: list[tuple[str, object, str]] = [
     ),
     (
         "f.json",
-        [{"data": {"csv": "w"}, "annotations": [{"result": [{"value": {"start": "2020", "timeserieslabels": []}}]}]}],
-        "[0].annotations[0].result[0]: expected a number as end, got None",
+        [
+            {
+                "data": {"csv": "w"},
+                "annotations": [{"result": [{"value": {"start": "2020-01", "timeserieslabels": []}}]}],
+            }
+        ],
+        "[0].annotations[0].result[0]: expected a number as start, got '2020-01'",
     ),
     ("f.json", {**VIA, "view": {"1": {"fid_list": [2]}}}, "view['1']: expected a file that has a name"),
     ("f.json", {**VIA, "metadata": {"a": {"z": [1]}}}, "metadata['a']: expected vid (a view), z, xy and av"),
