@@ -22,15 +22,16 @@ SHARED: tuple[str, ...] = (".json",)
 SEVERAL = True
 
 _KINDS = ("timeserieslabels", "timelinelabels", "labels")
+_PARTS = {"annotations", "predictions"}
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
 def recognize(source: Source) -> bool:
     """Whether there are tasks with results."""
     tasks = source.json if isinstance(source.json, list) else [source.json]
-    return bool(tasks) and all(
-        isinstance(task, Mapping) and (isinstance(task.get("data"), Mapping) or any(_minimal(task)))
-        for task in tasks[:100]
+    mappings = [task for task in tasks[:100] if isinstance(task, Mapping)]
+    return len(mappings) == len(tasks[:100]) and any(
+        ("data" in task and not _PARTS.isdisjoint(task)) or any(_minimal(task)) for task in mappings
     )
 
 
