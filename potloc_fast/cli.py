@@ -153,7 +153,13 @@ def predict(
         typer.Argument(help="Features, a file (.npy, .npz, .pt, .csv, .pkl) a recording or HDF5: rows are snippets."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="JSON or CSV to write, or a file for an annotation tool (.boris, .eaf, .TextGrid, .txt for Audacity; "
+            "see docs/annotations.md); a picture of each recording goes beside it.",
+        ),
     ] = Path("detections.json"),
     min_score: Annotated[
         float | None,
@@ -172,13 +178,14 @@ def predict(
         typer.Option("--trusted", help="Load pickled features, which can run any code: only from those you trust."),
     ] = False,
 ) -> None:
-    """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures."""
+    """Detect actions in recordings: tables, a file (JSON, CSV or an annotation tool's), and pictures."""
     from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.predict import predict, read_recordings, score_curves
     from potloc_fast.engine.quality import listed
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
     from potloc_fast.files import replaceable
+    from potloc_fast.formats import format_for
     from potloc_fast.plots import plot_recording
 
     if min_score is not None and math.isnan(min_score):
@@ -190,23 +197,79 @@ def predict(
     if rank() > 0:
         return
     shown = listed(run, found, min_score)
-    detections = found if min_score is None and output.suffix != ".csv" else shown
-    write_detections(output, detections)
+    detections = found if min_score is None and format_for(output) is None else shown
+    written = write_detections(output, detections)
     for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
         console.print(_detection_table(shown, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
             with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
                 plot_recording(recording, run.classes, curves, detections, picture)
                 print(f"picture: {picture}")
-    print(f"{len(detections)} detections: {output}")
+    print(f"{len(detections)} detections: {written}")
     if len(shown) < len(found):
         print(f"{len(found) - len(shown)} with lower scores are left out of lists; --min-score 0 shows all")
 
 
+@app.command(
+    epilog='Example: potloc-fast convert events.csv points.TextGrid --columns label=behavior,start="Start (s)"'
+)
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write; a folder, where the format holds one recording and there are several.",
+        ),
+    ],
+    read_as: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="The format of IN, where name and content don't tell: csv, boris, boris-export, elan, textgrid, "
+            "audacity, raven, srt, label-studio, via or json (the ActivityNet form).",
+            show_default=False,
+        ),
+    ] = None,
+    write_as: Annotated[
+        str | None, typer.Option("--to", help="The format of OUT, where its name doesn't tell.", show_default=False)
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="The columns of a table that have other names: recording, label, start, end, time, score.",
+            show_default=False,
+        ),
+    ] = None,
+    recording: Annotated[
+        str | None,
+        typer.Option(help="The recording of a file that names none; by default as the file.", show_default=False),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second, for Label Studio's videos.", show_default=False)
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out what scores less.", show_default=False)] = None,
+) -> None:
+    """Take annotations or detections from one tool to another: docs/annotations.md has the formats."""
+    from potloc_fast.convert import convert, parse_columns
+    from potloc_fast.formats import Options
+
+    options = Options(recording, {} if columns is None else parse_columns(columns), fps)
+    events, written = convert(source, target, read_as=read_as, write_as=write_as, options=options, min_score=min_score)
+    for note in events.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    count = len(events.recordings)
+    print(f"{len(events)} events of {count} recording{'s' * (count != 1)}: {written}")
+
+
 @app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")
 def evaluate(
-    detections: Annotated[Path, typer.Argument(help="Detections in the ActivityNet form.")],
-    ground_truth: Annotated[Path, typer.Argument(help="Ground truth in the ActivityNet form.")],
+    detections: Annotated[
+        Path, typer.Argument(help="Detections in the ActivityNet form, or a file of an annotation tool.")
+    ],
+    ground_truth: Annotated[
+        Path, typer.Argument(help="Ground truth in the ActivityNet form, or a file of an annotation tool.")
+    ],
     subset: Annotated[str | None, typer.Option(help="Only the videos of this subset.")] = None,
     tiou: Annotated[str, typer.Option(help="Thresholds: FIRST:LAST:STEP, or comma-separated.")] = "0.1:0.7:0.1",
     protocol: Annotated[Protocol, typer.Option(help="Rules of evaluation.")] = Protocol.activitynet,
@@ -237,8 +300,12 @@ def evaluate(
 
 @app.command(epilog="Example: potloc-fast analyse detections.json gt.json --subset test --plot analysis.png")
 def analyse(
-    detections: Annotated[Path, typer.Argument(help="Detections in the ActivityNet form.")],
-    ground_truth: Annotated[Path, typer.Argument(help="Ground truth in the ActivityNet form.")],
+    detections: Annotated[
+        Path, typer.Argument(help="Detections in the ActivityNet form, or a file of an annotation tool.")
+    ],
+    ground_truth: Annotated[
+        Path, typer.Argument(help="Ground truth in the ActivityNet form, or a file of an annotation tool.")
+    ],
     subset: Annotated[str | None, typer.Option(help="Only the videos of this subset.")] = None,
     tiou: Annotated[float, typer.Option(help="The threshold.")] = 0.5,
     json_output: Annotated[str | None, typer.Option("--json", help="JSON to write; - prints it alone.")] = None,
@@ -269,9 +336,16 @@ def analyse(
 )
 def pseudo_labels(
     proposals: Annotated[Path, typer.Argument(help="Proposals in the ActivityNet form, seconds.")],
-    points: Annotated[Path, typer.Argument(help="CSV with the columns class, video_id and point (native frames).")],
-    fps: Annotated[Path, typer.Option(help="JSON with the frame rate of each video.")],
+    points: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the columns class, video_id and point (native frames), or an annotation tool's file."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    fps: Annotated[
+        Path | None, typer.Option(help="JSON with the frame rate of each video, which a CSV needs.", show_default=False)
+    ] = None,
     variant: Annotated[Variant, typer.Option(help="Variant of Algorithm 1.")] = Variant.paper,
 ) -> None:
     """Turn proposals and points into pseudo-labels (Algorithm 1)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import gc
+import io
 import json
 import os
 import shutil
@@ -239,14 +241,16 @@ def check_kind(path: str | Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file; a byte-order mark is dropped.
+    """Read a UTF-8 text file, or one of UTF-16 that begins with a byte-order mark; the mark is dropped.
 
     Raises:
-        InputError: the file is missing, unreadable or not UTF-8.
+        InputError: the file is missing, unreadable or of another encoding.
     """
     check_kind(path)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return io.TextIOWrapper(io.BytesIO(content), encoding=encoding).read()
     except FileNotFoundError:
         raise InputError(f"{path}: expected a file, found none") from None
     except UnicodeDecodeError as error:
@@ -315,17 +319,18 @@ def read_json(path: str | Path) -> Any:
     """
     text = read_text(path)
     # A pair of key and value has a colon: where there are as many of both, no pair was lost to an equal key.
+    composed = text.isascii() and "\\u" not in text
     try:
-        if text.isascii() and "\\u" not in text:
+        if composed:
             value = from_json(text)
             if _pairs(value) == text.count(":"):
                 return value
     except ValueError:
         pass
     # The standard library takes more (lone surrogates), says best what is wrong and where, and shows every pair.
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    decoder = json.JSONDecoder(object_pairs_hook=_once if composed else _unique)
     try:
-        return _normalized(decoder.decode(text))
+        return decoder.decode(text) if composed else _normalized(decoder.decode(text))
     except _TwiceError as error:
         raise InputError(
             f"{path}: expected each key once, found {quote(error.key)} twice in {_object_with_two(text)}"
@@ -351,6 +356,12 @@ def _pairs(value: Any) -> int:
         return 0
     alike = not any(map(_pairs, value[0].values()))  # hundreds of thousands of detections hold nothing further
     return sum(map(len, value)) if alike else sum(map(_pairs, value))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, where each key stands once in it; quick, for text that is composed as it is."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _unique(pairs)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.compiled import compiled
+from potloc_fast.data.annotations import read_marks
 from potloc_fast.data.recording import SAME, Recording
 from potloc_fast.data.tables import read_table
 from potloc_fast.errors import InputError, quote, shorten
@@ -96,12 +97,13 @@ def read_pseudo_labels(path: str | Path) -> PseudoLabels:
     return PseudoLabels(segments, np.array(times, dtype=np.float64))
 
 
-def read_points(path: str | Path, fps: str | Path) -> Points:
-    """Read point labels in native frames, as LACP, HR-Pro and POTLoc publish them.
+def read_points(path: str | Path, fps: str | Path | None = None) -> Points:
+    """Read point labels in native frames, as LACP, HR-Pro and POTLoc publish them, or from an annotation tool's files.
 
     Args:
-        path: CSV with a header and the columns `class`, `video_id` and `point`; others are ignored.
-        fps: JSON `{video: frames per second}`.
+        path: CSV with a header and the columns `class`, `video_id` and `point`; others are ignored. Or what
+            `data.annotations.read_marks` takes.
+        fps: JSON `{video: frames per second}`, which the table needs.
 
     Returns:
         The points at `frame / fps` seconds, in file order.
@@ -109,6 +111,22 @@ def read_points(path: str | Path, fps: str | Path) -> Points:
     Raises:
         InputError: a file can't be read, a column or a video's rate is missing, or a number is not one.
     """
+    marks = read_marks(Path(path))
+    if marks is not None:
+        named, notes = marks
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in named))}
+        kinds = {name: i for i, name in enumerate(dict.fromkeys(point.label for _, point in named))}
+        found = Points(
+            videos=tuple(numbers),
+            labels=tuple(kinds),
+            video=np.array([numbers[name] for name, _ in named], dtype=np.int64),
+            label=np.array([kinds[point.label] for _, point in named], dtype=np.int64),
+            time_sec=np.array([point.time_sec for _, point in named], dtype=np.float64),
+            notes=notes,
+        )
+        return merge_doubled(found, path)
+    if fps is None:
+        raise InputError(f"{path}: expected --fps, the frame rates of the videos whose frames it counts, got none")
     rates = read_json(fps)
     if not isinstance(rates, dict):
         raise InputError(f"{fps}: expected an object with the frames per second of each video, got {quote(rates)}")

@@ -18,7 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -747,3 +747,123 @@ def test_usage_is_explained(call: Call, arguments: tuple[str, ...]) -> None:
     assert (status, out) == (2, "")
     assert "Usage: potloc-fast" in err
     assert "Traceback" not in err
+
+
+# Files of annotation tools
+
+
+@pytest.mark.parametrize("suffix", [".boris", ".TextGrid", ".eaf", ".txt", ".selections.txt", ".srt", ".via.json"])
+def test_predict_to_an_annotation_tool(call: Call, trained: Run, recording: Path, tmp_path: Path, suffix: str) -> None:
+    other = tmp_path / "run 2.npy"
+    shutil.copyfile(recording, other)
+    expected = potloc_fast.predict(trained, [recording])
+    least = float(np.median(expected.score))
+    expected = expected.take(expected.score >= least)
+    output = tmp_path / "out" / f"found{suffix}"
+    status, out, err = call("predict", trained.folder, recording, other, "-o", output, "--min-score", least)
+    assert (status, err) == (0, "")
+    several = suffix in (".boris", ".via.json")
+    written = output if several else tmp_path / "out" / "found"
+    assert f"{2 * len(expected)} detections: {written}\n" in out
+    if not several:
+        assert sorted(path.name for path in written.iterdir()) == [f"run 2{suffix}", f"walk{suffix}"]
+    found = read_detections(written)
+    assert sorted(found.videos) == ["run 2", "walk"]
+    for video in range(2):
+        own = found.take(found.video == video)
+        np.testing.assert_allclose(np.sort(own.start_sec), np.sort(expected.start_sec), rtol=0, atol=0.5e-3)
+        np.testing.assert_allclose(np.sort(own.end_sec), np.sort(expected.end_sec), rtol=0, atol=1e-3)
+        assert sorted(own.labels[i] for i in own.label) == sorted(expected.labels[i] for i in expected.label)
+
+
+@pytest.mark.parametrize("suffix", [".boris", ".TextGrid", ".csv"])
+def test_evaluate_what_tools_wrote(call: Call, tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+
+    def some(count: int) -> list[dict[str, Any]]:
+        starts = np.cumsum(rng.uniform(1, 3, count)).round(3)
+        return [
+            {"label": f"class {i % 3}", "score": round(rng.random(), 4), "segment": [start, round(start + 2.5, 3)]}
+            for i, start in enumerate(starts.tolist())
+        ]
+
+    truth = {name: {"annotations": some(30)} for name in ("v1", "v2")}
+    files = {"found": {"results": {name: some(40) for name in truth}}, "truth": {"database": truth}}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        assert call("convert", tmp_path / f"{name}.json", tmp_path / f"{name}{suffix}")[0] == 0
+    end = "" if suffix == ".TextGrid" else suffix
+    for command in ("evaluate", "analyse"):
+        expected = call(command, tmp_path / "found.json", tmp_path / "truth.json", "--json", "-")
+        answer = call(command, tmp_path / f"found{end}", tmp_path / f"truth{end}", "--json", "-")
+        assert (answer[0], answer[2]) == (0, "")
+        assert json.loads(answer[1]) == json.loads(expected[1])
+    answer = call("evaluate", tmp_path / f"found{end}", tmp_path / f"truth{end}", "--subset", "test")
+    assert_refused(answer, "expected one of the subsets (none), got 'test'")
+
+
+def test_pseudo_labels_from_a_tools_points(call: Call, labelled: Path) -> None:
+    (labelled / "clicks.csv").write_text("recording,label,time_sec\nv,dive,2\n")
+    assert call("convert", labelled / "clicks.csv", labelled / "clicks.boris")[0] == 0
+    arguments = ("pseudo-labels", labelled / "found.json")
+    assert call(*arguments, labelled / "points.csv", "--fps", labelled / "fps.json", "-o", labelled / "a.json")[0] == 0
+    assert call(*arguments, labelled / "clicks.boris", "-o", labelled / "b.json")[0] == 0
+    assert (labelled / "a.json").read_bytes() == (labelled / "b.json").read_bytes()
+    answer = call(*arguments, labelled / "points.csv", "-o", labelled / "c.json")
+    assert_refused(answer, "points.csv: expected --fps, the frame rates of the videos")
+
+
+def test_convert(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "walk.csv").write_text("behavior,Start (s),end\njump,1.5,1.75\nrun,3,5\n")
+    columns = ("--columns", "label=behavior,start=Start (s),end=end")
+    status, out, err = call("convert", tmp_path / "walk.csv", tmp_path / "walk.TextGrid", *columns)
+    assert (status, out, err) == (0, f"2 events of 1 recording: {tmp_path / 'walk.TextGrid'}\n", "")
+    status, out, _ = call("convert", tmp_path / "walk.TextGrid", tmp_path / "out.json", "--recording", "day 1")
+    assert status == 0
+    assert json.loads((tmp_path / "out.json").read_text())["results"] == {
+        "day 1": [
+            {"label": "jump", "score": 1.0, "segment": [1.5, 1.75]},
+            {"label": "run", "score": 1.0, "segment": [3.0, 5.0]},
+        ]
+    }
+    shutil.copyfile(tmp_path / "walk.TextGrid", tmp_path / "walk.dat")
+    status, _, _ = call("convert", tmp_path / "walk.dat", tmp_path / "labels", "--from", "textgrid", "--to", "audacity")
+    assert status == 0
+    assert (tmp_path / "labels").read_text() == "1.500000\t1.750000\tjump\n3.000000\t5.000000\trun\n"
+    (tmp_path / "found.json").write_text(json.dumps(FOUND))
+    status, out, _ = call("convert", tmp_path / "found.json", tmp_path / "found.boris", "--min-score", "0.95")
+    assert (status, out) == (0, f"0 events of 1 recording: {tmp_path / 'found.boris'}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--from", "elam"), "--from: expected one of csv, boris,"),
+        (("--to", "elam"), "--to: expected one of csv, boris,"),
+        (("--to", "boris-export"), "boris-export: expected a format that BORIS reads"),
+        (("--columns", "label"), "--columns: expected pairs such as label=behavior"),
+        (("--columns", "name=behavior"), "--columns: expected columns for recording, label, start, end, time, score"),
+        (("--columns", "label=behaviour"), "walk.csv: expected a line with the columns behaviour"),
+        (("--columns", "label=behavior", "--recording", "x"), "walk.csv: line 1: expected a column time_sec"),
+        (("--fps", "0"), "--fps: expected frames a second over 0, got 0"),
+        (("--from", "srt"), "walk.csv: line 1: expected HH:MM:SS,mmm --> HH:MM:SS,mmm, got 'behavior,"),
+    ],
+)
+def test_convert_refuses(call: Call, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    (tmp_path / "walk.csv").write_text("behavior,Start (s)\njump,1.5\n")
+    with_columns = (
+        () if "--columns" in options or "--from" in options else ("--columns", "label=behavior,start=Start (s)")
+    )
+    assert_refused(call("convert", tmp_path / "walk.csv", tmp_path / "out.boris", *with_columns, *options), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["walk.csv"]
+
+
+def test_convert_names_one_recording_alone(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("recording,label,time_sec\nv,dive,2\n")
+    for source, message in (
+        (tmp_path / "p.csv", "p.csv: expected a file that names no"),
+        (tmp_path, "--recording: exp"),
+    ):
+        assert_refused(call("convert", source, tmp_path / "out.boris", "--recording", "x"), message)
+    (tmp_path / "notes.txt").write_text("dear diary\n")
+    assert_refused(call("convert", tmp_path / "notes.txt", tmp_path / "o.boris"), "notes.txt: expected a file of CSV")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import potloc_fast
-from potloc_fast import cli
+from potloc_fast import cli, formats
 from potloc_fast.config import load_config
 from potloc_fast.config.schema import FolderData, SignalsConfig, WindowsConfig
 from potloc_fast.data import Dataset, Grid, Recording, load_features
@@ -47,6 +47,8 @@ def python_ways() -> dict[str, Way]:
         "load_features": lambda bad, _: load_features(bad),
         **{f"features{end}": _features(end) for end in (*FORMATS, ".h5", ".txt")},
         **{f"signals{end}": _signals(end) for end in SIGNALS},
+        **{f"annotations as {form}": _annotations(form) for form in formats.FORMATS},
+        **{f"plain, {key}": _plain(key) for key in ("points_file", "annotations")},
         "table": lambda bad, _: read_table(bad, ("recording",)),
         "detections": lambda bad, _: read_detections(bad),
         "ground truth": lambda bad, _: read_ground_truth(bad),
@@ -84,6 +86,18 @@ def _signals(suffix: str) -> Way:
         if bad.exists():
             bad.rename(named)
         return SignalSource((named,), SignalsConfig(), WINDOWS).load()
+
+    return read
+
+
+def _annotations(form: str) -> Way:
+    return lambda bad, _: formats.read(bad, form)
+
+
+def _plain(key: str) -> Way:
+    def read(bad: Path, good: Path) -> object:
+        options = {"layout": "plain", "root": good / "plain", "grid": {"fps": 2}, key: bad}
+        return read_listing(FolderData.model_validate(options))
 
     return read
 
@@ -146,6 +160,8 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "pseudo-labels --fps": lambda bad, out: (
         *("pseudo-labels", "good/found.json", "good/points.csv", "--fps", bad, "-o", out),
     ),
+    "convert IN": lambda bad, out: ("convert", bad, out.with_suffix(".boris")),
+    "convert --from": lambda bad, out: ("convert", bad, out.with_suffix(".boris"), "--from", "textgrid"),
     "demo --data": lambda bad, out: ("demo", "--data", bad, "--run-dir", out),
 }
 
@@ -178,6 +194,8 @@ FINE = {
     ("ambiguous", "empty"),
     ("evaluate --ambiguous", "empty"),
     ("features.csv", "long numbers"),
+    ("annotations as audacity", "empty"),
+    ("annotations as srt", "empty"),
 }
 
 
@@ -192,6 +210,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, value in GOOD.items():
         (folder / name).write_text(json.dumps(value))
     (folder / "points.csv").write_text("class,video_id,point\na,v1,10\n")
+    (folder / "plain" / "features").mkdir(parents=True)
+    np.save(folder / "plain" / "features" / "v1.npy", recording.features)
     return folder
 
 

@@ -119,7 +119,7 @@ class FolderData(Section):
     features: Location | None = None
     """The features, where they are not where the layout has them."""
     points_file: Location | None = None
-    """The table of points, where it is not where the layout has it."""
+    """The points, where they are not where the layout has them: a table, or what an annotation tool wrote."""
     points: Literal["file"] | PointDistribution = "file"
     """Point labels as they are on disk, or drawn from the instances."""
     kept_points: Annotated[float, Field(gt=0, le=1)] = 1.0

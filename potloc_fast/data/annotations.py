@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.recording import Instance
+from potloc_fast.data.recording import Instance, Point
 from potloc_fast.errors import InputError, quote
-from potloc_fast.files import read_json
+from potloc_fast.formats import Events, Source, format_of, read
 from potloc_fast.names import by_name, normalize
 
 if TYPE_CHECKING:  # pydantic is not for those who only evaluate
@@ -54,9 +55,59 @@ class Database:
     activity_list: tuple[str, ...] | None
 
 
+def read_events(path: str | Path | Source, tables: bool = True) -> Events | None:
+    """Read the file of an annotation tool, or a folder of files.
+
+    Args:
+        path: a file, or a folder of files.
+        tables: whether a .csv counts that no tool is known to have written.
+
+    Returns:
+        The events; None where a file is of no format that `formats` knows, as JSON in the ActivityNet form.
+
+    Raises:
+        InputError: there is no such file, or it is malformed.
+    """
+    source = path if isinstance(path, Source) else Source(path)
+    if not os.path.isdir(source.path):
+        form = format_of(source)
+        if form is None or (form == "csv" and not tables):
+            return None
+    return read(source)
+
+
+def read_marks(path: Path) -> tuple[list[tuple[str, Point]], tuple[str, ...]] | None:
+    """Read points from the files of annotation tools: segments stand for their middles.
+
+    Returns:
+        The recording and the point of each event, and notes; None where a file is none of those, but perhaps a table.
+    """
+    events = read_events(path, tables=False)
+    if events is None:
+        return None
+    lasting = sum(start < end for start, end in zip(events.start_sec, events.end_sec, strict=True))
+    notes = tuple(events.notes)
+    if lasting:
+        notes += (f"{path}: segments among the points, of which the middles are taken: {lasting}",)
+    columns = (events.recording, events.label, events.start_sec, events.end_sec)
+    return [(name, Point(label, (start + end) / 2)) for name, label, start, end in zip(*columns, strict=True)], notes
+
+
+def as_database(events: Events) -> Database:
+    """Take the events of annotation tools as ground truth, of no subset."""
+    instances: dict[str, list[Instance]] = {name: [] for name in events.recordings}
+    columns = (events.recording, events.label, events.start_sec, events.end_sec)
+    for name, label, start, end in zip(*columns, strict=True):
+        instances[name].append(Instance(label, start, end))
+    videos = {name: Video("", tuple(own), None, None) for name, own in instances.items()}
+    return Database(events.path, videos, tuple(sorted(set(events.label))), None)
+
+
 def read_database(path: str | Path) -> Database:
-    """Read a database from a JSON file, see `parse_database`."""
-    return parse_database(read_json(path), path)
+    """Read a database from a JSON file, see `parse_database`; or from what `read_events` takes."""
+    source = Source(path)
+    events = read_events(source)
+    return parse_database(source.json, path) if events is None else as_database(events)
 
 
 def parse_database(content: Any, source: str | Path) -> Database:

@@ -23,8 +23,8 @@ def align(
     """Bring detections and ground truth to the same `videos` and `labels`.
 
     Args:
-        detections: a JSON file, its content (see `Segments.from_results`), or segments.
-        ground_truth: a JSON file, its content (see `Segments.from_ground_truth`), or segments.
+        detections: a file (see `read_detections`), the content of a JSON file, or segments.
+        ground_truth: a file (see `read_ground_truth`), the content of a JSON file, or segments.
         subset: the subset of the ground truth to use, whatever its case; all of it if None.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.data.annotations import parse_database
+from potloc_fast.data.annotations import as_database, parse_database, read_events
 from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation.align import align
 from potloc_fast.evaluation.average_precision import average_precision, class_bounds, match, rank
@@ -20,7 +20,8 @@ from potloc_fast.evaluation.frames import F1, OVERLAPS, f1
 from potloc_fast.evaluation.recall import AverageRecall, average_recall
 from potloc_fast.evaluation.segments import Segments
 from potloc_fast.evaluation.sensitivity import InstanceGroup, Sensitivity, sensitivity
-from potloc_fast.files import read_json, without_collection
+from potloc_fast.files import without_collection
+from potloc_fast.formats import Source
 from potloc_fast.names import by_name
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def analyse(
     proposals, and those on videos that the ground truth lacks are false positives.
 
     Args:
-        detections: a JSON file, its content (see `Segments.from_results`), or segments.
-        ground_truth: a JSON file, its content (see `Segments.from_ground_truth`), or segments. Where each video with
+        detections: a file (see `read_detections`), the content of a JSON file, or segments.
+        ground_truth: a file (see `read_ground_truth`), the content of a JSON file, or segments. Where each video with
             instances has a "duration" in seconds, instances are grouped by coverage, too.
         tiou: the threshold t in (0, 1].
         subset: the subset of the ground truth to use, whatever its case; all of it if None.
@@ -179,7 +180,14 @@ def analyse(
 @without_collection()
 def _read(value: str | Path | Mapping[str, Any], subset: str | None) -> tuple[Segments, dict[str, float]]:
     """Take ground truth, and the durations of the videos that have one."""
-    source, content = (value, read_json(value)) if isinstance(value, str | Path) else ("ground truth", value)
+    source: str | Path = "ground truth"
+    content: Any = value
+    if isinstance(value, str | Path):
+        source, file = value, Source(value)
+        events = read_events(file)
+        if events is not None:
+            return Segments.from_database(as_database(events), subset), {}
+        content = file.json
     database = parse_database(content, source)
     truth = Segments.from_database(database, subset)
     durations = {name: seconds for name in truth.videos if (seconds := database.videos[name].duration_sec) is not None}

@@ -93,8 +93,8 @@ def evaluate(
       the precision where each was found, not interpolated. Equal scores: videos by name, then file order.
 
     Args:
-        detections: a JSON file, its content (see `Segments.from_results`), or segments.
-        ground_truth: a JSON file, its content (see `Segments.from_ground_truth`), or segments.
+        detections: a file (see `read_detections`), the content of a JSON file, or segments.
+        ground_truth: a file (see `read_ground_truth`), the content of a JSON file, or segments.
         tiou: thresholds t in (0, 1].
         protocol: "activitynet" or "thumos".
         subset: the subset of the ground truth to use, whatever its case; all of it if None.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -14,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.data.annotations import Database, label_text, parse_database, read_database, subset_text
+from potloc_fast.data.annotations import Database, label_text, parse_database, read_database, read_events, subset_text
 from potloc_fast.data.recording import Tidy
 from potloc_fast.errors import InputError, quote, shorten
-from potloc_fast.files import read_json, read_lines, without_collection, write_json, write_text
+from potloc_fast.files import read_lines, without_collection, write_json
+from potloc_fast.formats import Events, Source, format_for, write
 from potloc_fast.names import by_name
 
 
@@ -138,6 +137,35 @@ class Segments:
             notes=tuple(finding.message for finding in tidy.findings),
         )
 
+    @classmethod
+    def from_events(cls, events: Events) -> Segments:
+        """Take detections from the file of an annotation tool; points are segments without a length."""
+        videos = {name: i for i, name in enumerate(events.recordings)}
+        labels = {name: i for i, name in enumerate(dict.fromkeys(events.label))}
+        return cls(
+            videos=tuple(videos),
+            labels=tuple(labels),
+            video=np.fromiter(map(videos.__getitem__, events.recording), np.int64, len(events)),
+            label=np.fromiter(map(labels.__getitem__, events.label), np.int64, len(events)),
+            start_sec=np.array(events.start_sec, dtype=np.float64),
+            end_sec=np.array(events.end_sec, dtype=np.float64),
+            score=np.array(events.score, dtype=np.float64),
+            notes=tuple(events.notes),
+        )
+
+    def to_events(self, source: str | Path = "segments") -> Events:
+        """Give the segments as the files of annotation tools are written from; `source` names them in errors."""
+        return Events(
+            path=Path(source),
+            recordings=dict.fromkeys(self.videos),
+            recording=[self.videos[video] for video in self.video.tolist()],
+            label=[self.labels[label] for label in self.label.tolist()],
+            start_sec=self.start_sec.tolist(),
+            end_sec=self.end_sec.tolist(),
+            score=self.score.tolist(),
+            notes=list(self.notes),
+        )
+
     def to_results(self) -> dict[str, Any]:
         """Give the segments in the ActivityNet form, which `from_results` reads back without loss."""
         results: dict[str, list[dict[str, Any]]] = {video: [] for video in self.videos}
@@ -149,32 +177,33 @@ class Segments:
 
 @without_collection()
 def read_detections(path: str | Path) -> Segments:
-    """Read detections or proposals from a JSON file, see `Segments.from_results`."""
-    return Segments.from_results(read_json(path), path)
+    """Read detections or proposals from a JSON file, see `Segments.from_results`; or from what `read_events` takes."""
+    source = Source(path)
+    events = read_events(source)
+    return Segments.from_results(source.json, path) if events is None else Segments.from_events(events)
 
 
-def write_detections(path: str | Path, segments: Segments) -> None:
-    """Write detections or proposals: to a .csv file as a table, else as JSON in the ActivityNet form.
+def write_detections(path: str | Path, segments: Segments) -> Path:
+    """Write detections or proposals.
 
-    The table has the columns recording, label, start_sec, end_sec and score, and a row for each segment, by recording
-    and falling score.
+    Args:
+        path: a file. Its suffix is one that `formats` knows, such as .csv, .boris, .eaf or .TextGrid; with any other it
+            is JSON in the ActivityNet form.
+        segments: what to write.
+
+    Returns:
+        The file; or the folder of files, where the format holds one recording a file and there are several.
     """
-    if Path(path).suffix != ".csv":
-        write_json(path, segments.to_results())
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["recording", "label", "start_sec", "end_sec", "score"])
-    order = np.lexsort((-segments.score, segments.video))
-    columns = (segments.video, segments.label, segments.start_sec, segments.end_sec, segments.score)
-    for video, label, start, end, score in zip(*(column[order].tolist() for column in columns), strict=True):
-        writer.writerow([segments.videos[video], segments.labels[label], f"{start:.3f}", f"{end:.3f}", f"{score:.4f}"])
-    write_text(path, text.getvalue())
+    path = Path(path)
+    if format_for(path) is not None:
+        return write(path, segments.to_events(path))
+    write_json(path, segments.to_results())
+    return path
 
 
 @without_collection()
 def read_ground_truth(path: str | Path, subset: str | None = None) -> Segments:
-    """Read ground truth from a JSON file, see `Segments.from_ground_truth`."""
+    """Read ground truth from a JSON file, see `Segments.from_ground_truth`; or from what `read_events` takes."""
     return Segments.from_database(read_database(path), subset)
 
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ import h5py
 import numpy as np
 import torch
 
+from potloc_fast import formats
 from potloc_fast.config import Config, load_config, parse_config
 from potloc_fast.config.schema import FolderData, SignalsConfig, WindowsConfig
 from potloc_fast.data import Dataset, Grid, Recording
@@ -323,6 +325,8 @@ def kinds(folder: Path) -> Iterator[Kind]:
         yield Kind(f"lacp/{name}", content, layout("lacp", lacp))
     yield Kind("hapt.zip", hapt_archive(), lambda path: layout("hapt", path)(path))
 
+    yield from tools(folder)
+
     found, known = file("found.json", {"results": RESULTS}), file("truth.json", truth)
     yield Kind("found.json", found.read_bytes(), lambda path: evaluate(path, known))
     yield Kind("truth.json", truth, lambda path: evaluate(found, path))
@@ -351,6 +355,29 @@ def kinds(folder: Path) -> Iterator[Kind]:
     yield Kind("run/potloc/quality.json", told.read_bytes(), lambda _: read_quality(run))
     save_released(BaseModel(5, 2, 4), folder / "base.pkl")
     yield Kind("base.pkl", (folder / "base.pkl").read_bytes(), lambda path: load_released(path, "base"))
+
+
+def tools(folder: Path) -> Iterator[Kind]:
+    """The files of annotation tools: those that are written, and other forms that are read."""
+    events = formats.Events(folder)
+    for label, start, end, score in (("walk", 0.5, 9.25, 0.9), ("walk", 2.0, 10.0, 0.25), ('"<é>', 3.0, 3.0, 0.5)):
+        events.add("made", "tool", label, start, end, score)
+    for form, module in formats.FORMATS.items():
+        if module.SUFFIX:
+            path = formats.write(folder / f"tool{module.SUFFIX}", events)
+            yield Kind(path.name, path.read_bytes(), partial(formats.read, form=form))
+            yield Kind(path.name, path.read_text(encoding="utf-8").encode("utf-16"), formats.read)
+    tabular = (
+        ("Observation id", "Subject", "Behavior", "Modifier #1", "Behavior type", "Time"),
+        *(("v1", "", "walk", "fast", kind, time) for kind, time in (("START", 1), ("STOP", 2.5), ("POINT", 3))),
+    )
+    yield Kind("tabular.csv", table(*tabular), formats.read)
+    aggregated = (("Observation id", "Behavior", "Start (s)", "Stop (s)"), ("v1", "walk", 1, 2.5))
+    yield Kind("aggregated.csv", table(*aggregated), formats.read)
+    regions = [{"type": "timelinelabels", "value": {"ranges": [{"start": 1, "end": 9}], "timelinelabels": ["walk"]}}]
+    tasks = [{"id": 1, "data": {"video": "v1.mp4"}, "annotations": [{"result": regions}]}]
+    at_25 = partial(formats.read, options=formats.Options(fps=25))
+    yield Kind("tasks.json", json.dumps(tasks).encode(), at_25)
 
 
 def small_config() -> dict[str, Any]:

@@ -55,7 +55,7 @@ def read_listing(options: FolderData) -> Listing:
         raise InputError("key data.root: expected the folder or archive of the data set, got none: give data.root=PATH")
     if not root.exists():
         raise InputError(f"{root}: expected the folder or archive of a data set, found none")
-    name, seen = _find_layout(root) if options.layout == "auto" else (options.layout, "")
+    name, seen = _find_layout(root, options) if options.layout == "auto" else (options.layout, "")
     if options.windows.given and name != "plain":
         raise InputError(
             f"key data.windows: expected raw recordings, as the layout plain has them, got the layout {name}"
@@ -70,10 +70,12 @@ def read_listing(options: FolderData) -> Listing:
     return replace(listing, entries=entries, notes=notes + listing.notes, taken_out=tidy.findings)
 
 
-def _find_layout(root: Path) -> tuple[str, str]:
+def _find_layout(root: Path, options: FolderData) -> tuple[str, str]:
     seen = {name: what for name, layout in LAYOUTS.items() if (what := layout.recognize(root)) is not None}
     if len(seen) == 1:
         return next(iter(seen.items()))
+    if not seen and (options.points_file or options.annotations) and (features := plain.FEATURES.recognize(root)):
+        return "plain", features
     if seen:
         several = "; ".join(f"{name} ({what})" for name, what in seen.items())
         raise InputError(f"{root}: expected one layout, found {several}: set data.layout")

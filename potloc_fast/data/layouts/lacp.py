@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import Video, choose_grid, read_database
+from potloc_fast.data.annotations import Video, choose_grid, read_database, read_marks
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, NpyFile, collect_classes
 from potloc_fast.data.recording import Point
@@ -126,6 +126,10 @@ def _read_points(
     path: Path, root: Path, truth: Path, videos: Mapping[str, Video]
 ) -> tuple[dict[str, tuple[Point, ...]], tuple[str, ...]]:
     """The points of each video, and notes."""
+    marks = read_marks(path)
+    if marks is not None:
+        marked, notes = group_by_recording(path, marks[0], videos)
+        return {video: tuple(points) for video, points in marked.items()}, marks[1] + notes
     if path.suffix == ".json":
         in_sec, notes = group_by_recording(path, _read_point_dict(path), videos)
         return {video: tuple(points) for video, points in in_sec.items()}, notes

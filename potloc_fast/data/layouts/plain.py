@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import choose_grid
+from potloc_fast.data.annotations import choose_grid, read_events, read_marks
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, NpyFile, Source, collect_classes
@@ -28,7 +28,9 @@ from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import find_path, listed
 from potloc_fast.names import by_name
 
-SIGNS = Signs(("points.csv", "instances.csv"), ("features/*.npy", "signals/*", "recordings.csv"))
+_RECORDINGS = ("features/*.npy", "signals/*", "recordings.csv")
+SIGNS = Signs(("points.csv", "instances.csv"), _RECORDINGS)
+FEATURES = Signs(_RECORDINGS)  # are enough where a key says where points or instances lie
 recognize = SIGNS.recognize
 
 
@@ -65,24 +67,13 @@ def read(root: Path, options: FolderData) -> Listing:
     points: dict[str, list[Point]] = {}
     notes: tuple[str, ...] = ()
     if options.annotations or truth.exists():
-        instances, notes = group_by_recording(
-            truth,
-            [
-                (row.text("recording"), Instance(row.text("label"), row.number("start_sec"), row.number("end_sec")))
-                for row in read_table(truth, ("recording", "label", "start_sec", "end_sec"))
-            ],
-            names,
-        )
+        actions, said = _read_instances(truth)
+        instances, notes = group_by_recording(truth, actions, names)
+        notes += said
     if options.points == "file" and (options.points_file or clicks.exists() or not instances):
-        points, note = group_by_recording(
-            clicks,
-            [
-                (row.text("recording"), Point(row.text("label"), row.number("time_sec")))
-                for row in read_table(clicks, ("recording", "label", "time_sec"))
-            ],
-            names,
-        )
-        notes += note
+        marks, said = _read_points(clicks)
+        points, note = group_by_recording(clicks, marks, names)
+        notes += note + said
     labelled = points or instances
     entries = []
     for row in rows:
@@ -135,6 +126,28 @@ def _no_file(folder: Path, name: str, options: FolderData) -> tuple[Path, ...]:
 def _windows_grid(options: FolderData) -> Grid | None:
     stride = options.windows.stride_sec
     return Grid(1 / stride, 1, 1) if stride else None
+
+
+def _read_instances(path: Path) -> tuple[list[tuple[str, Instance]], tuple[str, ...]]:
+    """The recording and the instance of each row of a table, or of each event from an annotation tool, and notes."""
+    events = read_events(path, tables=False)
+    if events is not None:
+        columns = (events.label, events.start_sec, events.end_sec)
+        return list(zip(events.recording, map(Instance, *columns), strict=True)), tuple(events.notes)
+    rows = read_table(path, ("recording", "label", "start_sec", "end_sec"))
+    return [
+        (row.text("recording"), Instance(row.text("label"), row.number("start_sec"), row.number("end_sec")))
+        for row in rows
+    ], ()
+
+
+def _read_points(path: Path) -> tuple[list[tuple[str, Point]], tuple[str, ...]]:
+    """The same for points."""
+    marks = read_marks(path)
+    if marks is not None:
+        return marks
+    rows = read_table(path, ("recording", "label", "time_sec"))
+    return [(row.text("recording"), Point(row.text("label"), row.number("time_sec"))) for row in rows], ()
 
 
 def _positive(row: Row, column: str) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import Database, assign_subsets, choose_grid
+from potloc_fast.data.annotations import Database, assign_subsets, choose_grid, read_marks
 from potloc_fast.data.listing import Entry, Source
 from potloc_fast.data.recording import Point
 from potloc_fast.data.tables import group_by_recording, read_table
@@ -66,7 +66,7 @@ def read_points(options: FolderData, database: Database) -> tuple[dict[str, tupl
     """Read the table of points, where there is one and points are not to be drawn.
 
     It has columns recording, label and time_sec; or, as LACP and HR-Pro have it, class, video_id and point, which is a
-    frame at the native rate of the video.
+    frame at the native rate of the video; or it is what an annotation tool wrote.
 
     Returns:
         The points of each video that has any, and notes.
@@ -77,6 +77,10 @@ def read_points(options: FolderData, database: Database) -> tuple[dict[str, tupl
     path = options.points_file
     if path is None or options.points != "file":
         return {}, ()
+    marks = read_marks(path)
+    if marks is not None:
+        marked, notes = group_by_recording(path, marks[0], database.videos)
+        return {video: tuple(own) for video, own in marked.items()}, marks[1] + notes
     in_seconds = "time_sec" in read_text(path).partition("\n")[0]
     columns = ("recording", "label", "time_sec") if in_seconds else ("video_id", "class", "point")
     rows = [(row[columns[0]], (row[columns[1]], row.number(columns[2]))) for row in read_table(path, columns)]

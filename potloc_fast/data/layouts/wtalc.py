@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.config.schema import FolderData
-from potloc_fast.data.annotations import assign_subsets, choose_grid
+from potloc_fast.data.annotations import assign_subsets, choose_grid, read_marks
 from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing, collect_classes
 from potloc_fast.data.recording import Instance, Point, to_features
@@ -219,6 +219,10 @@ def _read_points(
         path = found[0]
         if len(found) > 1:
             note = (f"{path}: the points of one person out of {len(found)}, data.points_file chooses",)
+    marks = read_marks(path)
+    if marks is not None:
+        points, notes = group_by_recording(path, marks[0], videos)
+        return points, note + marks[1] + notes
     rows = []
     for number, line in enumerate(read_lines(path), start=1):
         cells = [cell.strip() for cell in line.split(",", maxsplit=2)]

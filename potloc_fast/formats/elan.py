@@ -1,0 +1,210 @@
+"""ELAN's .eaf: tiers of annotations in XML, milliseconds."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import NamedTuple
+from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
+
+from potloc_fast.errors import InputError, quote
+from potloc_fast.formats.events import Event, Events, fault, lanes, milliseconds, one_line
+from potloc_fast.formats.source import Options, Source
+from potloc_fast.formats.textgrid import SCORES
+
+TITLE = "ELAN"
+SUFFIX = ".eaf"
+OWN: tuple[str, ...] = (".eaf",)
+SHARED: tuple[str, ...] = ()
+SEVERAL = False
+
+SHORTEST = 1  # ms: ELAN knows no points; what is no longer than this is one
+
+
+class _Annotation(NamedTuple):
+    line: int
+    name: str  # ANNOTATION_ID
+    slots: tuple[str, str] | None  # of an annotation of its own
+    refers: str  # to the annotation that another one belongs to
+    text: str
+
+
+def recognize(source: Source) -> bool:
+    """The suffix is ELAN's own."""
+    return False
+
+
+class _Document:
+    """What an .eaf file says, gathered by the XML parser."""
+
+    def __init__(self, source: Source) -> None:
+        self.path = source.path
+        self.slots: dict[str, int | None] = {}
+        self.tiers: dict[str, list[_Annotation]] = {}
+        self.parents: dict[str, str] = {}
+        self._tier: list[_Annotation] | None = None
+        self._open: tuple[int, str, tuple[str, str] | None, str] | None = None
+        self._text: list[str] = []
+        self._root = True
+        self._parser = expat.ParserCreate("utf-8")  # whatever the first line names: the text is decoded
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text.append
+        self._parser.StartDoctypeDeclHandler = self._refuse
+        try:
+            self._parser.Parse(source.text.encode("utf-8", "surrogatepass"), True)
+        except expat.ExpatError as error:
+            raise fault(self.path, error.lineno, f"expected XML, got: {expat.ErrorString(error.code)}") from None
+
+    @property
+    def _line(self) -> int:
+        return self._parser.CurrentLineNumber
+
+    def _refuse(self, *_: object) -> None:
+        """A document type may define entities, which grow without bound or name other files; ELAN writes none."""
+        raise fault(self.path, self._line, "expected no document type (DOCTYPE), as ELAN writes none, found one")
+
+    def _start(self, tag: str, given: dict[str, str]) -> None:
+        try:
+            if self._root:
+                self._root = False
+                if tag != "ANNOTATION_DOCUMENT":
+                    raise fault(self.path, self._line, f"expected an ANNOTATION_DOCUMENT, got {quote(tag)}")
+            elif tag == "HEADER" and given.get("TIME_UNITS", "milliseconds") != "milliseconds":
+                raise fault(self.path, self._line, f"expected times in milliseconds, got {quote(given['TIME_UNITS'])}")
+            elif tag == "TIME_SLOT":
+                value = given.get("TIME_VALUE")
+                self.slots[given["TIME_SLOT_ID"]] = None if value is None else int(value)
+            elif tag == "TIER":
+                self._tier = self.tiers.setdefault(given["TIER_ID"], [])
+                if "PARENT_REF" in given:
+                    self.parents[given["TIER_ID"]] = given["PARENT_REF"]
+            elif tag == "ALIGNABLE_ANNOTATION":
+                slots = (given["TIME_SLOT_REF1"], given["TIME_SLOT_REF2"])
+                self._open = (self._line, given["ANNOTATION_ID"], slots, "")
+            elif tag == "REF_ANNOTATION":
+                self._open = (self._line, given["ANNOTATION_ID"], None, given["ANNOTATION_REF"])
+            elif tag == "ANNOTATION_VALUE":
+                self._text.clear()
+        except KeyError as error:
+            raise fault(self.path, self._line, f"expected {error.args[0]} in {tag}, found none") from None
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise fault(self.path, self._line, f"expected milliseconds, got {quote(given['TIME_VALUE'])}") from None
+
+    def _end(self, tag: str) -> None:
+        if tag == "ANNOTATION_VALUE" and self._open is not None and self._tier is not None:
+            self._tier.append(_Annotation(*self._open, "".join(self._text).strip()))
+            self._open = None
+
+
+def read(source: Source, options: Options, events: Events) -> None:
+    """Take the annotations of all tiers that have times of their own.
+
+    A label is the text of an annotation, or the name of its tier where it has none. A dependent tier whose name is that
+    of its parent with " score" behind it holds scores. Other dependent tiers and annotations that were not aligned are
+    left out, with a note.
+    """
+    document = _Document(source)
+    recording = options.recording or source.path.stem
+    events.recordings[recording] = None
+    left_out = 0
+    for name, tier in document.tiers.items():
+        parent = document.parents.get(name)
+        if parent is not None and name == parent + SCORES:
+            continue
+        scores = {
+            item.refers: events.number(item.line, item.text, "a score")
+            for item in (document.tiers.get(name + SCORES, ()) if document.parents.get(name + SCORES) == name else ())
+        }
+        for line, key, slots, _, text in tier:
+            if slots is None:
+                left_out += 1
+                continue
+            for slot in slots:
+                if slot not in document.slots:
+                    raise fault(source.path, line, f"expected a time slot of the file, got {quote(slot)}")
+            start, end = (document.slots[slot] for slot in slots)
+            if start is None or end is None:
+                left_out += 1
+                continue
+            point = 0 <= end - start <= SHORTEST
+            end = start if point else end
+            events.add(line, recording, text or name, start / 1000, end / 1000, scores.get(key, 1.0))
+    if left_out:
+        events.notes.append(f"{source.path}: annotations left out that have no times of their own: {left_out}")
+
+
+_HEAD = """<?xml version="1.0" encoding="UTF-8"?>
+<ANNOTATION_DOCUMENT AUTHOR="" DATE="{date}" FORMAT="3.0" VERSION="3.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">
+    <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">
+        <PROPERTY NAME="lastUsedAnnotationId">{annotations}</PROPERTY>
+    </HEADER>
+"""  # noqa: E501
+_TAIL = """    <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>
+    <LINGUISTIC_TYPE CONSTRAINTS="Symbolic_Association" GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="score" TIME_ALIGNABLE="false"/>
+    <CONSTRAINT DESCRIPTION="1-1 association with a parent annotation" STEREOTYPE="Symbolic_Association"/>
+</ANNOTATION_DOCUMENT>
+"""  # noqa: E501
+
+
+def write(events: Events, options: Options) -> str:
+    """A tier for each label, and further ones for what overlaps in it; scores in a dependent tier.
+
+    A point lasts a millisecond, as nothing shorter can be written.
+    """
+    ((recording, rows),) = events.by_recording().items()
+    labels: dict[str, list[tuple[int, int, Event]]] = {}
+    for row in rows:
+        start = milliseconds(recording, row.start_sec)
+        end = max(milliseconds(recording, row.end_sec), start + SHORTEST)
+        labels.setdefault(row.label, []).append((start, end, row))
+    slots: list[int] = []
+    tiers: list[str] = []
+    used = 0  # annotations
+    scored = events.scored
+    taken: set[str] = set()
+    for label, own in labels.items():
+        own.sort()  # rounding may have changed the order
+        shares = lanes([(start, end) for start, end, _ in own])
+        for lane in range(max(shares) + 1):
+            tier = [item for item, share in zip(own, shares, strict=True) if share == lane]
+            name, number = one_line(label), 1
+            while name in taken or name + SCORES in taken:
+                number += 1
+                name = f"{one_line(label)} {number}"
+            taken |= {name, name + SCORES}
+            text = escape(one_line(label))
+            parts = [f'    <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(name)}>\n']
+            for i, (start, end, _) in enumerate(tier, start=used + 1):
+                slots += (start, end)
+                parts.append(
+                    f'        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{i}" '
+                    f'TIME_SLOT_REF1="ts{len(slots) - 1}" TIME_SLOT_REF2="ts{len(slots)}">'
+                    f"<ANNOTATION_VALUE>{text}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>\n"
+                )
+            first, used = used, used + len(tier)
+            if scored:
+                parts.append(
+                    f'    </TIER>\n    <TIER LINGUISTIC_TYPE_REF="score" PARENT_REF={quoteattr(name)} '
+                    f"TIER_ID={quoteattr(name + SCORES)}>\n"
+                )
+                for i, (_, _, row) in enumerate(tier, start=1):
+                    parts.append(
+                        f'        <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a{used + i}" '
+                        f'ANNOTATION_REF="a{first + i}"><ANNOTATION_VALUE>{row.score:.4f}</ANNOTATION_VALUE>'
+                        "</REF_ANNOTATION></ANNOTATION>\n"
+                    )
+                used += len(tier)
+            tiers.append("".join([*parts, "    </TIER>\n"]))
+    order = "".join(
+        [
+            f'        <TIME_SLOT TIME_SLOT_ID="ts{i + 1}" TIME_VALUE="{slots[i]}"/>\n'
+            for i in sorted(range(len(slots)), key=slots.__getitem__)
+        ]
+    )
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    head = _HEAD.format(date=date, annotations=used)
+    return f"{head}    <TIME_ORDER>\n{order}    </TIME_ORDER>\n{''.join(tiers)}{_TAIL}"
