@@ -212,6 +212,21 @@ def import_released(
     return run
 
 
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Read names of classes, one a line.
+
+    Raises:
+        InputError: the file can't be read, holds no name, or one twice.
+    """
+    names = [name for name in read_lines(path) if name]
+    if not names:
+        raise InputError(f"{path}: expected names of classes, one a line, found none")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: expected each class once, found {quote(name)} {count} times")
+    return tuple(names)
+
+
 def _read(path: str | Path) -> Mapping[str, Any]:
     check_kind(path)
     try:

@@ -24,6 +24,8 @@ from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from potloc_fast.engine.train import Step
 
 Settings = Mapping[str, str]
@@ -319,6 +321,22 @@ def to_markdown(outcomes: Sequence[Outcome], title: str) -> str:
             "",
         ]
     )
+
+
+def to_table(outcomes: Sequence[Outcome]) -> Table:
+    """A table for the terminal, of 80 columns at most: the mean over the seeds, deviations of the last column alone."""
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="mAP (%) at tIoU", box=SIMPLE, padding=0)
+    for name in outcomes[0].settings:
+        table.add_column(name, overflow="fold")
+    for name in (*(f"{tiou:g}" for tiou in outcomes[0].tiou), "mean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for settings, (*cells, mean) in summary(outcomes):
+        table.add_row(*map(escape, settings.values()), *(cell.split()[0] for cell in cells), mean.replace(" ", ""))
+    return table
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[tuple[Settings, list[str]]]:

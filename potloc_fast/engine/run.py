@@ -17,6 +17,7 @@ from potloc_fast.config import Config, dump_config, load_config
 from potloc_fast.config.schema import Frames, Rate
 from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.distributed import once
+from potloc_fast.engine.environment import environment
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_json, write_bytes, write_json, write_text
 from potloc_fast.models import BaseModel as PointBaseModel
@@ -51,7 +52,7 @@ class Run:
     """A run's folder and what it was made with.
 
     Attributes:
-        folder: config.yaml, dataset.json, ground_truth.json; `base/` and `potloc/` with weights, logs, detections and
+        folder: config.yaml, dataset.json, ground_truth.json, environment.json; `base/` and `potloc/` with weights, logs, detections and
             their evaluation; pseudo_labels.json; plots/.
         config: the resolved configuration.
         classes: names of the classes, in the order of the models' outputs.
@@ -72,6 +73,7 @@ class Run:
         width = dataset.recordings[0].features.shape[1]
         run = cls(Path(folder), config, dataset.classes, width, grids.pop() if len(grids) == 1 else None)
         once(run.write)
+        once(write_json, run.folder / "environment.json", environment())
         once(write_json, run.folder / "ground_truth.json", dataset.ground_truth())
         return run
 

@@ -51,7 +51,7 @@ _WRITTEN: dict[Step, tuple[str, ...]] = {  # by each step, and what is computed 
     "base": (*(f"base/{name}" for name in (*_OF_STAGE, "proposals.json")), "plots/base_*"),
     "pseudo-labels": ("pseudo_labels.json",),
     "potloc": (*(f"potloc/{name}" for name in _OF_STAGE), "plots/potloc_*", "round_*/*.*", "round_*/tensorboard/*"),
-    "detect": ("*/detections.json", "*/evaluation.json", "plots/train_*", "plots/test_*"),
+    "detect": ("*/detections.json", "*/evaluation.json", "plots/train_*", "plots/test_*", "report.html"),
 }
 
 
