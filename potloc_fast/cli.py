@@ -267,7 +267,7 @@ def analyse(
         write_json(json_output, result.to_json())
 
 
-@app.command(epilog="Example: potloc-fast report runs/hapt; or potloc-fast report detections.json gt.json --subset test")
+@app.command(epilog="Example: potloc-fast report runs/hapt, or potloc-fast report detections.json gt.json")
 def report(
     source: Annotated[Path, typer.Argument(metavar="RUN|DETECTIONS", help="The folder of a run, or detections.")],
     ground_truth: Annotated[

@@ -6,6 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +18,8 @@ from torch import Tensor
 from potloc_fast.config import load_config
 from potloc_fast.data import Grid
 from potloc_fast.engine.run import Run, Stage
-from potloc_fast.errors import InputError, shorten
-from potloc_fast.files import check_kind, check_members, locked, write_bytes
+from potloc_fast.errors import InputError, quote, shorten
+from potloc_fast.files import check_kind, check_members, locked, read_lines, write_bytes
 from potloc_fast.models import BaseModel, POTLoc
 
 # What one of their tensors is here: a convolution [O, I, 3] is [3, O, I], one of width 1 [O, I, 1] is a matrix,

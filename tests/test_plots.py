@@ -100,7 +100,7 @@ def test_a_recording_with_all_that_is_known(tmp_path: Path) -> None:
     width, height = png_size(full)
     assert width == 1680
     assert 300 < height < 600
-    lanes = {"#2ca02c", "#ff7f0e", "#1f77b4"}  # truth, pseudo-labels, detections
+    lanes = {"#009e73", "#e69f00", "#0072b2"}  # truth, pseudo-labels, detections
     assert lanes <= shades(full)
     assert not lanes & shades(bare)
 

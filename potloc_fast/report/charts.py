@@ -75,7 +75,7 @@ def _map(evaluations: Mapping[str, Evaluation]) -> Chart:
         {"name": STAGES.get(stage, stage), "x": list(own.tiou), "y": own.map, "mode": "lines+markers", **_line(number)}
         for number, (stage, own) in enumerate(evaluations.items())
     ]
-    words = f"mAP {last.mean:.1f}%: {last.map[0]:.1f}% at tIoU {last.tiou[0]:g}, {last.map[-1]:.1f}% at {last.tiou[-1]:g}"
+    words = f"mAP {last.mean:.1f}%, from {last.map[0]:.1f}% at tIoU {last.tiou[0]:g} to {last.map[-1]:.1f}%"
     title = words if len(evaluations) == 1 else f"{STAGES.get(name, name)}: {words}"
     return Chart(title, data, _axes("tIoU", "mAP (%)", yaxis={"range": [0, 100]}))
 
@@ -93,7 +93,7 @@ def _precision_recall(curves: Sequence[PrecisionRecall]) -> Chart:
         if curve.recall
     ]
     most = [curve.recall[-1] if curve.recall else 0.0 for curve in curves]
-    title = f"Precision and recall at tIoU {TIOU:g}: on average {np.mean(most):.0f}% of the instances of a class are found"
+    title = f"Precision and recall at tIoU {TIOU:g}: on average {np.mean(most):.0f}% of the instances are found"
     layout = _axes("recall (%)", "precision (%)", xaxis={"range": [0, 101]}, yaxis={"range": [0, 101]})
     return Chart(title, data, layout, 340 + 10 * len(data))
 
@@ -121,7 +121,7 @@ def _analysis(analysis: Analysis) -> Iterator[Chart]:
     recall = analysis.recall
     yield Chart(
         f"Average recall {recall.recall[-1]:.1f}% with 100 proposals a recording",
-        [{"x": recall.proposals, "y": recall.recall, "mode": "lines", "fill": "tozeroy", "line": {"color": COLOURS[0]}}],
+        [{"x": recall.proposals, "y": recall.recall, "mode": "lines", "fill": "tozeroy", **_line(0)}],
         _axes("proposals a recording", "average recall (%)", yaxis={"rangemode": "tozero"}),
     )
     f1 = analysis.f1
@@ -162,7 +162,7 @@ def _profile(analysis: Analysis) -> Chart:
             }
             for kind, share, hatch in zip(analysis.errors.counts, shares, HATCHES, strict=True)
         ],
-        _axes("detections by rank (G: instances of the class)", "share (%)", barmode="stack", yaxis={"range": [0, 100]}),
+        _axes("rank of detections (G: instances)", "share (%)", barmode="stack", yaxis={"range": [0, 100]}),
     )
 
 
@@ -195,10 +195,10 @@ def _groups(analysis: Analysis) -> Iterator[Chart]:
 
 def _calibration(analysis: Analysis) -> Chart:
     found = analysis.calibration
-    bins = [(s, p, n) for s, p, n in zip(found.score, found.precision, found.counts, strict=True) if n]
+    bins = np.array([row for row in zip(found.score, found.precision, found.counts, strict=True) if row[2]]).tolist()
     title = "Calibration: nothing was detected"
     if found.error is not None:
-        mean, hit = (sum(row[i] * row[2] for row in bins) / sum(row[2] for row in bins) for i in (0, 1))
+        mean, hit = (np.average([row[i] for row in bins], weights=[row[2] for row in bins]) for i in (0, 1))
         title = f"Calibration: scores are {'higher' if mean > hit else 'lower'} than the share that is right, "
         title += f"by {found.error:.1f} points"
     return Chart(
@@ -209,7 +209,7 @@ def _calibration(analysis: Analysis) -> Chart:
                 "name": "detections",
                 "x": [row[0] for row in bins],
                 "y": [row[1] for row in bins],
-                "text": [f"{row[2]:,} detections" for row in bins],
+                "text": [f"{row[2]:,.0f} detections" for row in bins],
                 "mode": "lines+markers",
                 **_line(0),
             },
@@ -242,10 +242,11 @@ def _boundaries(analysis: Analysis) -> Chart:
     whole = analysis.boundaries.overall
     title = "Boundaries: no instance was found"
     if whole.start is not None and whole.end is not None:
-        title = f"Boundaries: starts are {_late(whole.start.median)}, ends {_late(whole.end.median)} (median; bars: half)"
+        title = f"Boundaries: starts {_late(whole.start.median)}, ends {_late(whole.end.median)} (median; bars: half)"
     names = {"tickvals": list(range(len(shifts))), "ticktext": [escape(label) for label in shifts]}
     rows_axis = {**names, "range": [len(shifts) - 0.4, -0.6], "zeroline": False}
-    return Chart(title, data, _axes("detected - true (s); over 0: too late", "", yaxis=rows_axis), 140 + 26 * len(shifts))
+    layout = _axes("detected - true (s); over 0: too late", "", yaxis=rows_axis)
+    return Chart(title, data, layout, 140 + 26 * len(shifts))
 
 
 def _late(seconds: float) -> str:
@@ -270,8 +271,8 @@ def _labels(labels: Sequence[Labels]) -> Chart:
 
 def _training(training: Training) -> Chart:
     data = [
-        {"name": name, "x": training.step, "y": [float(f"{value:.4g}") for value in values], "mode": "lines", **_line(n)}
-        for n, (name, values) in enumerate(training.losses.items())
+        {"name": name, "x": training.step, "y": values, "mode": "lines", **_line(number)}
+        for number, (name, values) in enumerate(training.losses.items())
     ]
     first, last = training.losses["total"][0], training.losses["total"][-1]
     title = f"Training of {STAGES.get(training.stage, training.stage)}: total loss from {first:.3g} to {last:.3g}"

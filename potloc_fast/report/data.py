@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from potloc_fast.config import Config
 from potloc_fast.data.annotations import read_database
@@ -23,8 +24,8 @@ from potloc_fast.evaluation.errors import KINDS
 from potloc_fast.files import read_json, read_lines
 from potloc_fast.names import find_names
 from potloc_fast.report.pack import pack
-from potloc_fast.report.signals import feature_curves, pack_curves, score_curves, score_levels
 from potloc_fast.report.segments import columns, judge, overlaps, renamed, strongest
+from potloc_fast.report.signals import feature_curves, pack_curves, score_curves, score_levels
 
 if TYPE_CHECKING:
     from potloc_fast.data import Dataset, Recording
@@ -208,7 +209,9 @@ def of_run(run: Run) -> Report:
     training = Segments.from_database(database, "train") if _has(database.videos.values(), "train") else None
     qualities = tuple(_labels(path, run, training) for path in made) if training is not None and len(training) else ()
     tested = Segments.from_database(database, rules.subset) if _has(database.videos.values(), rules.subset) else None
-    evaluations, analysis, curves = {}, None, ()
+    evaluations: dict[str, Evaluation] = {}
+    analysis: Analysis | None = None
+    curves: tuple[PrecisionRecall, ...] = ()
     if tested is not None and len(tested):
         for stage in ("base", "potloc"):
             if (run.folder / stage / "detections.json").is_file():
@@ -305,7 +308,7 @@ def _browser(
         "points": None if points is None else renamed(points, videos, labels),
         "pseudo": None if pseudo_labels is None else renamed(pseudo_labels, videos, labels),
     }
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, lane in lanes.items():
         if lane is not None:
             arrays |= columns(name, lane)
@@ -349,7 +352,8 @@ def _precision_recall(detections: str | Path | Segments, truth: Segments) -> tup
     for label, first, last, size in zip(truth.labels, *class_bounds(ranked), instances, strict=True):
         hits = np.cumsum(hit[first:last])
         shown = np.flatnonzero(hit[first:last])  # in between, precision only falls
-        shown = shown[np.unique(np.linspace(0, len(shown) - 1, CURVE_POINTS).round().astype(int))] if len(shown) else shown
+        if len(shown) > CURVE_POINTS:
+            shown = shown[np.linspace(0, len(shown) - 1, CURVE_POINTS).round().astype(int)]
         recall, precision = 100 * hits[shown] / size, 100 * hits[shown] / (shown + 1)
         curves.append(PrecisionRecall(label, recall.round(2).tolist(), precision.round(2).tolist()))
     return tuple(curves)
@@ -382,9 +386,7 @@ def _trainings(folder: Path) -> Iterator[Training]:
             seconds=sum(max(after["seconds"] - before["seconds"], 0.0) for before, after in pairwise(rows)),
             epochs=rows[-1]["epoch"] + 1,
             step=[rows[group[-1]]["step"] for group in groups],
-            losses={
-                name: [float(own[group].mean()) for group in groups] for name, own in values.items()
-            },
+            losses={name: [float(f"{own[group].mean():.4g}") for group in groups] for name, own in values.items()},
         )
 
 
@@ -412,7 +414,9 @@ def _signals(run: Run, dataset: Dataset | None, count: int, trained: bool) -> It
     for recording, own in zip(dataset.recordings, levels, strict=False):
         curves = feature_curves(recording, mean, std)
         if own is not None:
-            labels = dict.fromkeys(item.label for item in (*recording.instances, *recording.points))
+            labels = dict.fromkeys(
+                [*(item.label for item in recording.instances), *(p.label for p in recording.points)]
+            )
             curves += score_curves(own, [numbers[label] for label in labels if label in numbers])
         yield pack_curves(curves, room)
     yield from (None for _ in range(count - len(dataset.recordings)))
@@ -435,7 +439,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _words(value: Any) -> str:
-    return {None: "-", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, list) else str(value)
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _facts(

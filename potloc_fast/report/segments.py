@@ -1,4 +1,4 @@
-"""Everything that lies between two times in the recordings of a report, in columns, and what is right and wrong of it."""
+"""All that lies between two times in the recordings of a report, in columns, and what of it is right and wrong."""
 
 from __future__ import annotations
 

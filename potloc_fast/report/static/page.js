@@ -56,8 +56,8 @@ class Page {
     }
     const missed = make("span", "\u2717", { class: "sign missed", "aria-hidden": "true" });
     element("legend").append(missed, make("span", `missed instance; detections are judged at tIoU ${FACTS.tiou}`));
-    const has = (kind) => FACTS.recordings.some((_, r) => element(`signals-${r}`)) || kind === null;
-    for (const id of ["levels", "channels"]) element(id).parentElement.hidden = !has(id);
+    const curves = FACTS.recordings.some((_, r) => element(`signals-${r}`));
+    for (const id of ["levels", "channels"]) element(id).parentElement.hidden = !curves;
   }
 
   listen() {
