@@ -22,7 +22,7 @@ const Charts = {
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, family: "system-ui, sans-serif", size: 12 },
       margin: { l: 50, r: 12, t: 8, b: 46 },
-      legend: { orientation: "h", yanchor: "bottom", y: 1.02, x: 0 },
+      legend: { orientation: "h", yanchor: "bottom", y: 1.02, x: 0, maxheight: 1 },
       hovermode: "closest",
     };
     const options = { displayModeBar: false, responsive: true };

@@ -253,6 +253,7 @@ class Page {
     element("item").disabled = !item;
     element("what").textContent = item ? this.describe(item) : "nothing";
     element("label").value = item ? item.label : "";
+    element("end").parentElement.hidden = item?.lane === "points";
     for (const side of ["start", "end"]) element(side).value = item ? seconds(item[side], this.timeline.r) : "";
     this.say(item ? this.describe(item) : "");
     this.showWay(item);

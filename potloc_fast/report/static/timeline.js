@@ -126,8 +126,8 @@ class Timeline {
       put({ curves: own, height: this.only === null ? 22 : 70, title: `Score of ${FACTS.classes[number]}` });
     }
     for (const [name, title] of LANES) {
-      if (!this.recordings.lanes[name] && !(name === "points" && this.mending.labels(this.r).points.length)) continue;
       const items = this.items(name);
+      if (!items.length && name !== "truth" && name !== "detections") continue;
       const { rows, hidden } = name === "points" ? { rows: [items], hidden: 0 } : stacked(items, name);
       let words = `${title}: ${items.length}`;
       if (name === "detections") words += ` with scores from ${this.score.toFixed(2)}`;
