@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 
@@ -16,7 +15,7 @@ LEAST = 5.0  # ... but no more often than in so many seconds
 
 
 class Progress:
-    """Shows how far work is: as a bar on a terminal, else a line on standard error every minute or twentieth of it.
+    """Shows how far work is: as a bar on a terminal, else a line every minute or twentieth of it.
 
     Args:
         what: the name of the work.
@@ -60,7 +59,7 @@ class Progress:
             left = taken / max(completed - self.first, 1) * (self.total - completed)
             rest = f"about {duration(left)} left" if completed < self.total else f"took {duration(taken)}"
             line = f"{self.what}: {completed} of {self.total} ({100 * completed // self.total}%)"
-            print(", ".join(filter(None, (line, words, rest))), file=sys.stderr, flush=True)
+            print(", ".join(filter(None, (line, words, rest))), flush=True)
             self._told, self._told_of = now, completed
 
 

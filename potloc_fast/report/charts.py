@@ -95,7 +95,7 @@ def _precision_recall(curves: Sequence[PrecisionRecall]) -> Chart:
     most = [curve.recall[-1] if curve.recall else 0.0 for curve in curves]
     title = f"Precision and recall at tIoU {TIOU:g}: on average {np.mean(most):.0f}% of the instances are found"
     layout = _axes("recall (%)", "precision (%)", xaxis={"range": [0, 101]}, yaxis={"range": [0, 101]})
-    return Chart(title, data, layout, 340 + 12 * len(data))
+    return Chart(title, data, layout, 340 + 15 * len(data))
 
 
 def _analysis(analysis: Analysis) -> Iterator[Chart]:

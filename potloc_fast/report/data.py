@@ -406,7 +406,7 @@ def _signals(run: Run, dataset: Dataset | None, count: int, trained: bool) -> It
     if dataset is None:
         yield from (None for _ in range(count))
         return
-    room = max(SIGNALS // count, LEAST_SIGNALS)
+    snippets = sum(len(item.features) for item in dataset.recordings)
     subset = "train" if any(item.subset == "train" for item in dataset.recordings) else dataset.recordings[0].subset
     mean, std = dataset.feature_stats(subset)
     numbers = {name: number for number, name in enumerate(run.classes)}
@@ -418,7 +418,7 @@ def _signals(run: Run, dataset: Dataset | None, count: int, trained: bool) -> It
                 [*(item.label for item in recording.instances), *(p.label for p in recording.points)]
             )
             curves += score_curves(own, [numbers[label] for label in labels if label in numbers])
-        yield pack_curves(curves, room)
+        yield pack_curves(curves, max(SIGNALS * len(recording.features) // snippets, LEAST_SIGNALS))
     yield from (None for _ in range(count - len(dataset.recordings)))
 
 

@@ -124,7 +124,6 @@ def test_names_are_shown_as_text(page: Any) -> None:
 
 
 def test_charts_are_drawn(page: Any) -> None:
-    wait(lambda: page.execute_script("Charts.again(true); return Boolean(window.Plotly)"))
     count = page.execute_script("return Charts.places.length")
     drawn = "return document.querySelectorAll('.chart[data-drawn] svg.main-svg').length"
     wait(lambda: page.execute_script(drawn) >= count)
@@ -172,8 +171,12 @@ def test_keys_and_the_link_to_a_place(page: Any, file: Path) -> None:
     assert timeline(page, "[timeline.from, timeline.to, timeline.score]") == pytest.approx([*near, 0.25], abs=0.01)
     press(page, "j")
     assert page.find_element("id", "what").text.startswith("instance")
+    order = names(page)
+    choose(page, order[0])
     press(page, "n")
-    assert page.find_element("id", "name").text != HOSTILE[2]
+    assert page.find_element("id", "name").text == order[1]
+    press(page, "p")
+    assert page.find_element("id", "name").text == order[0]
 
 
 def test_the_way_of_an_instance(page: Any) -> None:

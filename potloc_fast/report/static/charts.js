@@ -1,6 +1,8 @@
 "use strict";
 // Charts, drawn by Plotly when they come into view, in the colours of the page.
 
+const PRINTED = 300; // pixels of a chart on paper
+
 const Charts = {
   drawn: json("drawn"),
   ready: null,
@@ -42,10 +44,26 @@ const Charts = {
       { rootMargin: "300px" },
     );
     for (const place of this.places) watch.observe(place);
+    this.drawRest(0);
   },
 
-  /** Draw again what was drawn, in new colours; everything for print. */
-  again(all = false) {
-    this.places.forEach((place, number) => (all || place.dataset.drawn) && this.draw(place, number));
+  /** Draw one after the other in idle time, so that all are there when the page is printed. */
+  drawRest(number) {
+    if (number >= this.places.length) return;
+    const draw = async () => {
+      if (!this.places[number].dataset.drawn) await this.draw(this.places[number], number);
+      this.drawRest(number + 1);
+    };
+    (window.requestIdleCallback ?? setTimeout)(draw);
+  },
+
+  /** Shrink charts as wide as they were drawn to the width of two on a page, or back. */
+  fit(printed) {
+    for (const place of this.places) place.style.zoom = printed ? String(PRINTED / place.clientWidth) : "";
+  },
+
+  /** Draw again what was drawn, in new colours. */
+  again() {
+    this.places.forEach((place, number) => place.dataset.drawn && this.draw(place, number));
   },
 };

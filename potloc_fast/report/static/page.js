@@ -125,7 +125,7 @@ class Page {
   print(begins) {
     if (begins) this.before = this.isDark;
     this.setTheme(begins ? false : this.before);
-    if (begins) Charts.again(true);
+    Charts.fit(begins);
     this.timeline.draw();
   }
 
