@@ -53,5 +53,5 @@ def test_other_processes_say_nothing(clock: list[float], capsys: pytest.CaptureF
 
 
 def test_counting(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(tracked("align", 3)) == [0, 1, 2]
+    assert list(tracked("align", "abc")) == ["a", "b", "c"]
     assert "align: 3 of 3 (100%), took 0 s" in capsys.readouterr().out

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+Item = TypeVar("Item")
 
 MINUTE = 60.0
 SHARE = 20  # a line for each twentieth, ...
@@ -63,12 +66,12 @@ class Progress:
             self._told, self._told_of = now, completed
 
 
-def tracked(what: str, total: int) -> Iterator[int]:
-    """Count up to a total, exclusively, and show how far it is."""
-    with Progress(what, total) as progress:
-        for number in range(total):
-            yield number
-            progress.update(number + 1)
+def tracked(what: str, items: Sequence[Item]) -> Iterator[Item]:
+    """Give one item after the other, and show how far it is."""
+    with Progress(what, len(items)) as progress:
+        for number, item in enumerate(items, start=1):
+            yield item
+            progress.update(number)
 
 
 def duration(seconds: float) -> str:
