@@ -1,15 +1,14 @@
-"""What a run was made with: versions, the machine, the commit that was checked out."""
+"""What a run was made with: versions, the machine, the commit that was checked out; no time, so that runs repeat."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from datetime import datetime, timezone
 from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Versions, the machine, the time, and the git commit of the working folder where there is one."""
+    """Versions, the machine, and the git commit of the working folder where there is one."""
     import numpy as np
     import torch
 
@@ -24,7 +23,6 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, {_C.cpu_capability()}",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "begun": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
 
