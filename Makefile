@@ -51,7 +51,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc script
 	-not -path '*/__pycache__/*' -print)
 
 $(BIN)/.installed: $(BIN)/.torch $(SOURCES)
-	$(BIN)/python -m pip install .
+	$(BIN)/python -m pip install ".[report]"
 	touch $@
 
 # Warnings and spills are errors here alone. These four architectures serve every GPU from 8.0 on, without PTX, beside

@@ -21,9 +21,10 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from potloc_fast.errors import InputError, quote
-from potloc_fast.names import file_name
+from potloc_fast.names import file_name, find_name, normalize
 
 if TYPE_CHECKING:
+    from potloc_fast.data import Recording
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import Segments
 
@@ -82,6 +83,14 @@ class Variant(str, Enum):
     fused = "fused"
 
 
+class Form(str, Enum):
+    """Formats of pictures."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
 @app.command(epilog="Example: potloc-fast train hapt data.root=hapt.zip train.epochs=20 --run-dir runs/hapt")
 def train(
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
@@ -118,16 +127,13 @@ def ablate(
 ) -> None:
     """Train the variants of a study with several seeds: a CSV, a table and a plot. A call that broke off goes on."""
     from potloc_fast.config import load_config
-    from potloc_fast.engine.ablate import ablate, summary
+    from potloc_fast.engine.ablate import ablate, to_table
     from potloc_fast.plots import plot_ablation
 
     outcomes = ablate(study, load_config(config, overrides or ()), out, range(seeds), jobs)
     with _picture(out / f"{study}.png") as path:
         plot_ablation(outcomes, path)
-    table = Table(*outcomes[0].settings, *(f"{t:g}" for t in outcomes[0].tiou), "mean", title="mAP (%) at tIoU")
-    for settings, (*cells, mean) in summary(outcomes):
-        table.add_row(*settings.values(), *(cell.split()[0] for cell in cells), mean)  # deviations are in the files
-    console.print(table)
+    console.print(to_table(outcomes))
     print(f"everything is in {out}: {study}.csv, {study}.md, {study}.png")
 
 
@@ -137,11 +143,16 @@ def import_released(
     main: Annotated[Path | None, typer.Option(help="Checkpoint of the main model (.pth.tar).")] = None,
     base: Annotated[Path | None, typer.Option(help="Checkpoint of the base model (.pkl).")] = None,
     config: Annotated[str, typer.Option(help="A preset or file that says how to detect.")] = "thumos14_released",
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Names of the classes, one a line, in the order of the outputs.", show_default="THUMOS'14"),
+    ] = None,
 ) -> None:
     """Make a run folder from checkpoints of the authors' code, to predict with."""
-    from potloc_fast.interop import import_released
+    from potloc_fast.interop import THUMOS14_CLASSES, import_released, read_classes
 
-    run = import_released(run_dir, base=base, main=main, config=config)
+    names = THUMOS14_CLASSES if classes is None else read_classes(classes)
+    run = import_released(run_dir, base=base, main=main, config=config, classes=names)
     print(f"try: potloc-fast predict {run.folder} FEATURES.npy")
 
 
@@ -331,6 +342,64 @@ def analyse(
         write_json(json_output, result.to_json())
 
 
+@app.command(epilog="Example: potloc-fast report runs/hapt, or potloc-fast report detections.json gt.json")
+def report(
+    source: Annotated[Path, typer.Argument(metavar="RUN|DETECTIONS", help="The folder of a run, or detections.")],
+    ground_truth: Annotated[
+        Path | None, typer.Argument(help="With detections: ground truth in the ActivityNet form.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="HTML to write; by default report.html, in the folder of the run."),
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="With detections: only the videos of this subset.")] = None,
+) -> None:
+    """Write a report as one HTML file: scores, charts, and the recordings to look at and to mend labels in."""
+    from potloc_fast.report import of_files, of_run, write_report
+    from potloc_fast.report.page import check_packages
+
+    check_packages()
+    if ground_truth is not None:
+        found, folder = of_files(source, ground_truth, subset), Path()
+    elif source.is_file():
+        raise InputError(f"{source}: expected the folder of a run, or detections and their ground truth, got one file")
+    else:
+        from potloc_fast.engine.run import Run
+
+        if subset is not None:
+            raise InputError(f"--subset: expected with detections alone: {source} says itself what was tested")
+        found, folder = of_run(Run.open(source)), source
+    for note in found.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    output = folder / "report.html" if output is None else output
+    write_report(output, found)
+    print(f"report: {output}")
+
+
+@app.command(epilog="Example: potloc-fast plot runs/hapt exp01_user01 exp02_user01 --format svg")
+def plot(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    recordings: Annotated[
+        list[str] | None, typer.Argument(help="Names of recordings; by default all that were tested.")
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="What to draw as.")] = Form.png,
+) -> None:
+    """Draw recordings with scores, truth, points, pseudo-labels and detections, into the folder plots of the run."""
+    from potloc_fast.engine.run import Run
+    from potloc_fast.engine.train import load_dataset
+
+    run = Run.open(run_dir)
+    dataset = load_dataset(run.config)
+    known = {recording.id: recording for recording in dataset.recordings}
+    chosen = [find_name(normalize(name), known) for name in recordings or ()]
+    for name, found in zip(recordings or (), chosen, strict=True):
+        if found is None:
+            raise InputError(f"{quote(name)}: expected a recording of {dataset.name} such as {min(known)}, found none")
+    shown = [known[name] for name in dict.fromkeys(chosen) if name]
+    subset = "train" if dataset.only_trains else run.config.evaluate.subset
+    _plot_recordings(run, shown or dataset.subset(subset), form.value)
+
+
 @app.command(
     "pseudo-labels", epilog="Example: potloc-fast pseudo-labels proposals.json points.csv --fps fps.json -o labels.json"
 )
@@ -427,6 +496,11 @@ def demo(
     with _going_on(f"potloc-fast train {run_dir / 'config.yaml'} --run-dir {run_dir} --resume goes on"):
         run = _run_pipeline(config, run_dir)
         _write_example(run)
+        with _picture(run.folder / "report.html") as path:
+            from potloc_fast.report import of_run, write_report
+
+            write_report(path, of_run(run))
+            print(f"report: {path}")
 
 
 @app.command(epilog="Example: potloc-fast info --json")
@@ -493,7 +567,7 @@ def _picture(path: Path) -> Iterator[Path]:
 def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None, resume: bool = False) -> Run:
     """Train, then print the tables and draw the pictures of the run."""
     from potloc_fast.engine.distributed import rank
-    from potloc_fast.engine.train import evaluate_run, train
+    from potloc_fast.engine.train import evaluate_run, load_dataset, train
     from potloc_fast.plots import plot_losses
 
     run = train(config, run_dir, steps, resume)  # type: ignore[arg-type]  # checked there
@@ -502,7 +576,9 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None
     detected = (steps is None or "detect" in steps) and found.is_file()
     if detected:
         with _picture(run.folder / "plots"):
-            _plot_recordings(run)
+            dataset = load_dataset(config)
+            subsets = dict.fromkeys(("train", config.evaluate.subset))
+            _plot_recordings(run, [dataset.subset(name)[0] for name in subsets])
     if rank() > 0:
         return run
     table = Table("model", *(f"{t:g}" for t in config.evaluate.tiou), "mean", title="mAP (%) at tIoU")
@@ -536,26 +612,22 @@ def _print_quality(run: Run, steps: Sequence[str] | None) -> None:
         print(*known.sentences(), sep="\n")
 
 
-def _plot_recordings(run: Run) -> None:
-    """Figure 2 for the first training recording (with its pseudo-labels) and the first one that was tested."""
+def _plot_recordings(run: Run, recordings: Sequence[Recording], form: str = "png") -> None:
+    """Figure 2 for each of these recordings."""
     from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.predict import predict, score_curves
-    from potloc_fast.engine.train import load_dataset
     from potloc_fast.plots import plot_recording
     from potloc_fast.pseudo_labels import read_pseudo_labels
 
-    dataset = load_dataset(run.config)
-    shown = {subset: dataset.subset(subset)[0] for subset in ("train", run.config.evaluate.subset)}
-    detections = [predict(run, [recording]) for recording in shown.values()]
+    detections = [predict(run, [recording]) for recording in recordings]
     if rank() > 0:
         return
     path = run.folder / "pseudo_labels.json"
     labels = read_pseudo_labels(path).segments if path.is_file() else None
-    for (subset, recording), found, curves in zip(
-        shown.items(), detections, score_curves(run, list(shown.values())), strict=True
-    ):
-        with _picture(run.folder / "plots" / f"{subset}_{file_name(recording.id)}.png") as picture:
+    for recording, found, curves in zip(recordings, detections, score_curves(run, recordings), strict=True):
+        with _picture(run.folder / "plots" / f"{recording.subset}_{file_name(recording.id)}.{form}") as picture:
             plot_recording(recording, run.classes, curves, found, picture, labels)
+            print(f"picture: {picture}")
 
 
 def _write_example(run: Run) -> None:

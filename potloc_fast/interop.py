@@ -6,6 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +18,8 @@ from torch import Tensor
 from potloc_fast.config import load_config
 from potloc_fast.data import Grid
 from potloc_fast.engine.run import Run, Stage
-from potloc_fast.errors import InputError, shorten
-from potloc_fast.files import check_kind, check_members, locked, write_bytes
+from potloc_fast.errors import InputError, quote, shorten
+from potloc_fast.files import check_kind, check_members, locked, read_lines, write_bytes
 from potloc_fast.models import BaseModel, POTLoc
 
 # What one of their tensors is here: a convolution [O, I, 3] is [3, O, I], one of width 1 [O, I, 1] is a matrix,
@@ -210,6 +211,21 @@ def import_released(
         for stage, model in models.items():
             run.save(stage, model)
     return run
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Read names of classes, one a line.
+
+    Raises:
+        InputError: the file can't be read, holds no name, or one twice.
+    """
+    names = [name for name in read_lines(path) if name]
+    if not names:
+        raise InputError(f"{path}: expected names of classes, one a line, found none")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: expected each class once, found {quote(name)} {count} times")
+    return tuple(names)
 
 
 def _read(path: str | Path) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +21,8 @@ from potloc_fast.evaluation.analysis import CHARACTERISTICS, group_name
 from potloc_fast.files import atomic, read_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from potloc_fast.engine.ablate import Outcome
     from potloc_fast.engine.quality import Quality
 
@@ -43,6 +46,7 @@ HIT_NAMES = {
 GROUP_COLOURS = ("#56b4e9", "#e69f00", "#009e73")
 ScoredSegment: TypeAlias = tuple[float, float, float]  # start and end in seconds, score
 SHOWN_LETTERS = 80  # of a name
+NO_GLYPH = "\u25a1"  # for a letter that no font has
 
 
 @contextmanager
@@ -65,19 +69,51 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def _shown(name: str) -> str:
-    """A name as text that Matplotlib can draw: without maths, without bytes that are no text, not too long."""
-    name = name if len(name) <= SHOWN_LETTERS else f"{name[: SHOWN_LETTERS - 3]}..."
-    return name.encode("utf-8", "replace").decode().replace("$", r"\$")
+def _shown(name: str, longest: int = SHOWN_LETTERS) -> str:
+    """A name as text that Matplotlib can draw: without maths, not too long, without letters that no font has."""
+    name = name if len(name) <= longest else f"{name[: longest - 3]}..."
+    name = name.encode("utf-8", "replace").decode()
+    name = "".join(c if (c.isascii() and c.isprintable()) or _font_with(c) else NO_GLYPH for c in name)
+    return name.replace("$", r"\$")
+
+
+def _use_fonts(figure: Any) -> None:
+    """Let each text of a figure be drawn in fonts that have its letters."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        fonts = [font for letter in text.get_text() if not letter.isascii() and (font := _font_with(letter))]
+        if fonts:
+            text.set_fontfamily(list(dict.fromkeys(("DejaVu Sans", *fonts))))
+
+
+@cache
+def _font_with(letter: str) -> str | None:
+    """The name of an installed font that has a letter, Matplotlib's own where it does; None for what can't be seen."""
+    if not letter.isprintable():
+        return None
+    from matplotlib.font_manager import fontManager, get_font
+
+    usual = [entry for entry in fontManager.ttflist if entry.name == "DejaVu Sans"]
+    for entry in (*usual, *fontManager.ttflist):
+        if entry.style != "normal" or entry.name.startswith("Last Resort"):  # which has a box for each script
+            continue
+        with suppress(OSError, RuntimeError):
+            if get_font(entry.fname).get_char_index(ord(letter)):
+                return str(entry.name)
+    return None
 
 
 @_drawing()
-def plot_losses(metrics: str | Path, output: str | Path) -> None:
+def plot_losses(metrics: str | Path, output: str | Path | None = None) -> Figure:
     """Draw the losses of a stage against its steps, each smoothed over a fiftieth of them.
 
     Args:
         metrics: a metrics.jsonl.
         output: the picture to write; its suffix decides the format.
+
+    Returns:
+        The figure, which a notebook shows.
     """
     rows = [json.loads(line) for line in read_text(metrics).splitlines()]
     steps = np.array([row["step"] for row in rows])
@@ -88,9 +124,12 @@ def plot_losses(metrics: str | Path, output: str | Path) -> None:
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
         line = axes.plot(steps, values, alpha=0.2, linewidth=0.8)[0]
         axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=name)
-    axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{rows[0]['stage']}: losses")
-    axes.legend(title="terms before weighing")
-    _save(figure, output)
+    totals = [row["total"] for row in rows]
+    first, last = np.mean(totals[:width]), np.mean(totals[-width:])
+    title = f"{rows[0]['stage']}: the total loss went from {first:.3g} to {last:.3g}"
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title=title)
+    figure.legend(title="terms before weighing", loc="outside right upper", frameon=False)
+    return _saved(figure, output)
 
 
 @_drawing()
@@ -99,9 +138,9 @@ def plot_recording(
     classes: Sequence[str],
     curves: NDArray[np.float32],
     detections: Segments,
-    output: str | Path,
+    output: str | Path | None = None,
     pseudo_labels: Segments | None = None,
-) -> None:
+) -> Figure:
     """Draw a recording: for each class its score with ground truth, points, pseudo-labels and detections below it.
 
     A detection is drawn where its score is at least half of the class's best and no better one of its class overlaps
@@ -114,6 +153,9 @@ def plot_recording(
         detections: detections, also of other recordings.
         output: the picture to write; its suffix decides the format.
         pseudo_labels: pseudo-labels, also of other recordings.
+
+    Returns:
+        The figure, which a notebook shows.
     """
     truth: dict[str, list[ScoredSegment]] = {}
     for item in recording.instances:
@@ -123,9 +165,9 @@ def plot_recording(
     shown = sorted(classes, key=lambda name: (name not in truth, -best[name]))[:SHOWN_CLASSES]
     shown = [name for name in classes if name in shown and (name in truth or best[name] > 0)] or list(classes[:1])
     lanes = [
-        ("truth", "tab:green", truth),
-        ("pseudo-labels", "tab:orange", labelled),
-        ("detections", "tab:blue", {name: _clearest(found.get(name, ())) for name in shown}),
+        ("truth", "#009e73", truth),
+        ("pseudo-labels", "#e69f00", labelled),
+        ("detections", "#0072b2", {name: _clearest(found.get(name, ())) for name in shown}),
     ]
     lanes = [lane for lane in lanes if any(lane[2].get(name) for name in shown)]
     centres = recording.grid.to_sec(np.arange(len(curves), dtype=np.float64) + 0.5)
@@ -142,23 +184,29 @@ def plot_recording(
         times = [point.time_sec for point in recording.points if point.label == name]
         axes.plot(times, np.full(len(times), -0.18), "k|", markersize=8, label="points")
         axes.set(ylim=(-0.3 * len(lanes) - 0.05, 1.05), xlim=(0, recording.duration_sec), yticks=[])
-        heading = _shown(name).replace("_", "\n") + (f"\nbest {best[name]:.2f}" if name in found else "")
+        heading = _shown(name, 40).replace("_", "\n") + (f"\nbest {best[name]:.2f}" if name in found else "")
         axes.set_ylabel(heading, rotation=0, ha="right", va="center", fontsize=7)
     handles: list[Any] = [_patch(colour, lane) for lane, colour, _ in lanes] + [_patch("0.8", "score")]
-    figure.legend(handles=handles, loc="upper right", ncol=len(handles), fontsize=8)
-    title = _shown(recording.id) + (" (bars | are point labels)" if recording.points else "")
+    figure.legend(handles=handles, loc="outside lower right", ncol=len(handles), fontsize=8, frameon=False)
+    counted = [f"{len(recording.instances)} instances"] if recording.instances else []
+    counted += [f"{len(recording.points)} points (bars |)"] if recording.points else []
+    drawn = sum(len(lane[2].get(name, ())) for lane in lanes if lane[0] == "detections" for name in shown)
+    title = f"{_shown(recording.id)}: {', '.join([*counted, f'{drawn} clear detections'])}"
     figure.suptitle(title, x=0.02, ha="left")
-    np.atleast_1d(all_axes)[-1].set_xlabel("seconds")
-    _save(figure, output)
+    np.atleast_1d(all_axes)[-1].set_xlabel("time (s)")
+    return _saved(figure, output)
 
 
 @_drawing()
-def plot_ablation(outcomes: Sequence[Outcome], output: str | Path) -> None:
+def plot_ablation(outcomes: Sequence[Outcome], output: str | Path | None = None) -> Figure:
     """Draw what the arms of a study score: the mean mAP and that at the highest threshold, a dot for each seed.
 
     Args:
         outcomes: by arm, then seed.
         output: the picture to write; its suffix decides the format.
+
+    Returns:
+        The figure, which a notebook shows.
     """
     arms: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -175,12 +223,15 @@ def plot_ablation(outcomes: Sequence[Outcome], output: str | Path) -> None:
     axes.set(yticks=rows, xlabel="mAP (%)", ylabel=", ".join(outcomes[0].settings))
     axes.set_yticklabels([_shown(arm) for arm in arms])
     axes.invert_yaxis()
-    figure.legend(loc="outside upper right", ncol=2)
-    _save(figure, output)
+    best = max(arms, key=lambda arm: float(np.mean([item.mean for item in arms[arm]])))
+    score = np.mean([item.mean for item in arms[best]])
+    figure.suptitle(f"{_shown(best)} is best: mean mAP {score:.1f}%", x=0.02, ha="left", fontsize="medium")
+    figure.legend(loc="outside lower right", ncol=2, frameon=False)
+    return _saved(figure, output)
 
 
 @_drawing()
-def plot_analysis(analysis: Analysis, output: str | Path) -> None:
+def plot_analysis(analysis: Analysis, output: str | Path | None = None) -> Figure:
     """Draw what detections find, miss and get wrong, on one page.
 
     Above: the kinds of errors by rank, what each kind costs, and average recall against the number of proposals. Below:
@@ -189,6 +240,9 @@ def plot_analysis(analysis: Analysis, output: str | Path) -> None:
     Args:
         analysis: the figures.
         output: the picture to write; its suffix decides the format.
+
+    Returns:
+        The figure, which a notebook shows.
     """
     figure, axes = _figure(13, 7.5, rows=2, columns=3)
     (profile, cost, recall), (found, missed, reliability) = axes
@@ -216,7 +270,7 @@ def plot_analysis(analysis: Analysis, output: str | Path) -> None:
         title_fontsize="large",
     )
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
-    _save(figure, output)
+    return _saved(figure, output)
 
 
 def _draw_profile(axes: Any, analysis: Analysis) -> None:
@@ -376,9 +430,13 @@ def _patch(colour: str, label: str) -> Any:
     return Patch(color=colour, label=label)
 
 
-def _save(figure: Any, output: str | Path) -> None:
-    suffix = Path(output).suffix
-    if suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"{output}: expected a picture such as .png, .pdf or .svg, got {suffix!r}")
-    with atomic(output) as path:
-        figure.savefig(path, dpi=120)
+def _saved(figure: Any, output: str | Path | None) -> Figure:
+    _use_fonts(figure)
+    if output is not None:
+        suffix = Path(output).suffix
+        if suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+            raise InputError(f"{output}: expected a picture such as .png, .pdf or .svg, got {suffix!r}")
+        with atomic(output) as path:
+            figure.savefig(path, dpi=120)
+    drawn: Figure = figure
+    return drawn

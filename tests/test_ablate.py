@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import queue
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.load import merge
@@ -23,6 +25,7 @@ from potloc_fast.engine.ablate import (
     take_gpu,
     to_csv,
     to_markdown,
+    to_table,
 )
 from potloc_fast.errors import InputError
 
@@ -170,3 +173,20 @@ def test_tables_by_hand() -> None:
         ({"levels": "4"}, ["60.0", "40.0", "50.0"]),
     ]
     assert "| 0 | 52.0 ± 2.8 | 35.0 ± 7.1 | 43.5 ± 4.9 |" in to_markdown(outcomes, "Levels")
+
+
+@pytest.mark.parametrize("study", ["supervision", "extensions", "kept-points", "algorithm"])
+def test_tables_fit_into_a_terminal(study: str) -> None:
+    """Of 80 columns: a line a row, nothing cut off."""
+    arms = arms_of(study, load_config("hapt_boundaries"))
+    tiou = tuple(k / 10 for k in range(1, 8))
+    outcomes = [Outcome(arm.settings, seed, tiou, (100.0,) * 7, 80.0 + 9 * seed) for arm in arms for seed in range(2)]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(to_table(outcomes))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if "84.5±6.4" in line]
+    assert len(rows) == len(arms)
+    for arm, row in zip(arms, rows, strict=True):
+        assert row.split()[-5:] == ["100.0"] * 4 + ["84.5±6.4"]
+        assert all(value in row for value in arm.settings.values())

@@ -128,7 +128,18 @@ def test_the_installed_command() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
-COMMANDS = ("train", "ablate", "predict", "evaluate", "analyse", "pseudo-labels", "check-data", "import-released")
+COMMANDS = (
+    "train",
+    "ablate",
+    "predict",
+    "evaluate",
+    "analyse",
+    "pseudo-labels",
+    "check-data",
+    "import-released",
+    "report",
+    "plot",
+)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "demo", "info"])
@@ -329,6 +340,19 @@ def test_a_picture_that_fails_is_a_warning(
     assert status == 0
     assert err.count("warning: ") == 4
     assert f"everything is in {tmp_path / 'run'}" in out
+
+
+def test_plot_draws_any_recording(call: Call, trained: Run) -> None:
+    name = json.loads((trained.folder / "ground_truth.json").read_text())["database"]
+    chosen = [next(video for video in name if name[video]["subset"] == subset) for subset in ("train", "test")]
+    status, out, err = call("plot", trained.folder, *chosen, "--format", "svg")
+    assert (status, err) == (0, "")
+    pictures = [trained.folder / "plots" / f"{s}_{v}.svg" for s, v in zip(("train", "test"), chosen, strict=True)]
+    assert out.splitlines() == [f"picture: {picture}" for picture in pictures]
+    assert all("</svg>" in picture.read_text() for picture in pictures)
+    status, out, err = call("plot", trained.folder, "nobody")
+    assert (status, out) == (2, "")
+    assert err.startswith("potloc-fast: 'nobody': expected a recording of synthetic such as ")
 
 
 def test_pictures_need_no_pseudo_labels(call: Call, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_the_folder_is_complete(run: Run) -> None:
         ".lock",
         "config.yaml",
         "dataset.json",
+        "environment.json",
         "ground_truth.json",
         "pseudo_labels.json",
         "base/proposals.json",
@@ -392,7 +393,7 @@ def test_what_a_run_will_write_is_removed_before_it_begins(
     ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
-    kept = {"dataset.json", "ground_truth.json", "own.txt", "config.yaml"}
+    kept = {"dataset.json", "environment.json", "ground_truth.json", "own.txt", "config.yaml"}
     of_steps = {
         "potloc": {name for name in files(folder) if name.startswith("potloc/")} | {"round_1/model.safetensors"},
         "base": {name for name in files(folder) if name.startswith("base/")} | {"plots/base_losses.png"},

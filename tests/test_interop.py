@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import potloc_fast
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
-from potloc_fast.interop import THUMOS14_CLASSES, import_released, load_released, save_released
+from potloc_fast.interop import THUMOS14_CLASSES, import_released, load_released, read_classes, save_released
 from potloc_fast.models import BaseModel, POTLoc
 
 MAIN = {"features": 5, "classes": 3, "width": 8, "heads": 4, "window": 13, "padding_leaks": True}
@@ -258,6 +258,16 @@ def test_an_imported_run_predicts(tmp_path: Path) -> None:
     detections = potloc_fast.predict(run, {"video": features})
     assert len(detections)
     assert detections.end_sec.max() <= (40 + 1) * 0.64
+
+
+def test_names_of_classes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("\ufeffwalk \r\n\r\nsit down\r\n".encode())
+    assert read_classes(path) == ("walk", "sit down")
+    for content, message in (("\n", "one a line, found none"), ("a\nb\na\n", "each class once, found 'a' 2 times")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=f"classes.txt: expected .*{message}"):
+            read_classes(path)
 
 
 @pytest.mark.parametrize(

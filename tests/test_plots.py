@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,15 @@ from potloc_fast.data import Grid, Instance, Point, Recording
 from potloc_fast.engine.ablate import Outcome
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, analyse
-from potloc_fast.plots import KIND_COLOURS, plot_ablation, plot_analysis, plot_losses, plot_recording
+from potloc_fast.plots import (
+    KIND_COLOURS,
+    _font_with,
+    _shown,
+    plot_ablation,
+    plot_analysis,
+    plot_losses,
+    plot_recording,
+)
 
 GRID = Grid(fps=25, window=16, stride=16)
 CLASSES = ("dive", "high_jump", "rest")
@@ -100,7 +109,7 @@ def test_a_recording_with_all_that_is_known(tmp_path: Path) -> None:
     width, height = png_size(full)
     assert width == 1680
     assert 300 < height < 600
-    lanes = {"#2ca02c", "#ff7f0e", "#1f77b4"}  # truth, pseudo-labels, detections
+    lanes = {"#009e73", "#e69f00", "#0072b2"}  # truth, pseudo-labels, detections
     assert lanes <= shades(full)
     assert not lanes & shades(bare)
 
@@ -140,7 +149,7 @@ def test_scores_of_zero_and_one_snippet(tmp_path: Path) -> None:
 def test_the_best_detection_can_score_zero_or_less(tmp_path: Path, score: float) -> None:
     output = tmp_path / "v.png"
     plot_recording(LABELLED, CLASSES, curves(), segments((0, 2.0, 6.0, score), (0, 8.0, 9.0, score)), output)
-    assert "#1f77b4" in shades(output)
+    assert "#0072b2" in shades(output)
 
 
 def test_a_study_gets_a_row_for_each_arm_and_a_longer_bar_for_a_better_one(tmp_path: Path) -> None:
@@ -217,3 +226,49 @@ print(os.environ["MPLBACKEND"])
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{backend}\n", "")
         assert png_size(tmp_path / "losses.png") == (960, 480)
+
+
+def test_letters_of_every_script(tmp_path: Path) -> None:
+    """Each letter in a font that has it, else as a box; nothing is warned of."""
+    names = ("\u8d70\u308b", "\u092e\u0930", "$x^2$ <img>", "\U0001f3c3", "a\u2028b", "\ud800", "a" * 300)
+    recording = replace(LABELLED, id="\u9332\u97f3 $5", instances=tuple(Instance(name, 1.0, 5.0) for name in names))
+    label = np.arange(len(names))
+    times = np.full(len(names), 1.5)
+    rows = Segments(("\u9332\u97f3 $5",), names, label * 0, label, times, times + 3, times / 2)
+    scores = np.random.default_rng(0).random((T, len(names)), dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for suffix in ("png", "svg", "pdf"):
+            plot_recording(recording, names, scores, rows, tmp_path / f"a.{suffix}", rows)
+            assert (tmp_path / f"a.{suffix}").stat().st_size > 10_000
+
+
+def test_a_letter_is_drawn_in_a_font_that_has_it() -> None:
+    from matplotlib.font_manager import fontManager, get_font
+
+    for letter in "\u00e9\u8d70\u0416\u092e":
+        font = _font_with(letter)
+        if font is not None:
+            paths = [entry.fname for entry in fontManager.ttflist if entry.name == font]
+            assert any(get_font(path).get_char_index(ord(letter)) for path in paths)
+    assert _font_with("\u00e9") == "DejaVu Sans"
+    assert _font_with("\ud800") is None
+    assert _shown("\ud800$") == "?\\$"
+
+
+def test_figures_are_returned_and_legends_cover_nothing(tmp_path: Path) -> None:
+    outcome = Outcome({"levels": "3"}, 0, (0.5,), (80.0,), 80.0)
+    found = analyse(segments((0, 0.0, 9.0, 0.9), (1, 0.0, 8.0, 0.8)), segments((0, 0.0, 10.0, 1.0)))
+    figures = {
+        "losses": plot_losses(log(tmp_path / "metrics.jsonl", 100)),
+        "recording": plot_recording(LABELLED, CLASSES, curves(), DETECTIONS, None, DETECTIONS),
+        "ablation": plot_ablation([outcome]),
+        "analysis": plot_analysis(found),
+    }
+    assert not list(tmp_path.glob("*.png"))
+    for name, figure in figures.items():
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        for axes in figure.axes:
+            assert not box.overlaps(axes.get_window_extent()), name

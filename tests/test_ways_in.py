@@ -151,6 +151,10 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
         *("evaluate", "good/found.json", "good/truth.json", "--ambiguous", bad, "--json", out),
     ),
     "analyse": lambda bad, out: ("analyse", bad, "good/truth.json", "--json", out),
+    "report RUN": lambda bad, out: ("report", bad, "-o", out),
+    "report DETECTIONS": lambda bad, out: ("report", bad, "good/truth.json", "-o", out),
+    "report TRUTH": lambda bad, out: ("report", "good/found.json", bad, "-o", out),
+    "plot RUN": lambda bad, _: ("plot", bad),
     "pseudo-labels PROPOSALS": lambda bad, out: (
         *("pseudo-labels", bad, "good/points.csv", "--fps", "good/fps.json", "-o", out),
     ),

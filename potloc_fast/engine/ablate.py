@@ -24,9 +24,12 @@ from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from potloc_fast.engine.train import Step
 
 Settings = Mapping[str, str]
+SHOWN_TIOU = 4  # thresholds in the terminal
 
 
 @dataclass(frozen=True)
@@ -319,6 +322,25 @@ def to_markdown(outcomes: Sequence[Outcome], title: str) -> str:
             "",
         ]
     )
+
+
+def to_table(outcomes: Sequence[Outcome]) -> Table:
+    """A table that fits into 80 columns: means over the seeds at every other threshold, a deviation of the last one."""
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="mAP (%) at tIoU", box=SIMPLE, padding=0)
+    for name in outcomes[0].settings:
+        table.add_column(name, overflow="fold")
+    shown = slice(None) if len(outcomes[0].tiou) <= SHOWN_TIOU else slice(None, None, 2)
+    for name in (*(f"{tiou:g}" for tiou in outcomes[0].tiou[shown]), "mean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for settings, (*cells, mean) in summary(outcomes):
+        table.add_row(
+            *map(escape, settings.values()), *(cell.split()[0] for cell in cells[shown]), mean.replace(" ", "")
+        )
+    return table
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[tuple[Settings, list[str]]]:

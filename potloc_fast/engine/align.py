@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from potloc_fast.data import Dataset, Recording
+from potloc_fast.engine.progress import tracked
 from potloc_fast.evaluation.segments import Segments
 from potloc_fast.forced_alignment import force_align
 from potloc_fast.models.snippets import SnippetClassifier
@@ -89,7 +89,7 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     learner = _Learner(dataset, len(points.labels), seed, device)
     chains = list(_chains(dataset, points))
     best, kept = -np.inf, None
-    for level in track(LEVELS, "align", transient=True):
+    for level in tracked("align", LEVELS):
         segments, found = _align(learner, chains, level)
         information = _information(learner, chains, segments)
         if information > best:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from potloc_fast.engine.device import say
+from potloc_fast.engine.progress import Progress
 from potloc_fast.errors import InputError
 from potloc_fast.files import writing
 
@@ -42,17 +42,7 @@ class Metrics:
         self._open = ExitStack()
         self._folder = folder
         self._begin = time.perf_counter()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, disable=folder is None)
-        self._bar = self._progress.add_task(stage, total=total, completed=step, loss=math.nan)
+        self._progress = Progress(stage, total, step, shown=folder is not None)
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes over a second to import
 
@@ -125,4 +115,4 @@ class Metrics:
                 self._log.write(json.dumps(head | row).encode() + b"\n")
                 for name, value in row.items():
                     self._board.add_scalar(f"{self.stage}/{name}", value, head["step"])
-        self._progress.update(self._bar, completed=head["step"] + 1, loss=row["total"])
+        self._progress.update(head["step"] + 1, f"loss {row['total']:.3f}")

@@ -17,10 +17,12 @@ from potloc_fast.config import Config, dump_config, load_config
 from potloc_fast.config.schema import Frames, Rate
 from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.distributed import once
+from potloc_fast.engine.environment import environment
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_json, write_bytes, write_json, write_text
 from potloc_fast.models import BaseModel as PointBaseModel
 from potloc_fast.models import POTLoc
+from potloc_fast.notebook import html_table
 
 Stage: TypeAlias = str  # "base", "potloc", or "round_1" and so on for the rounds of POTLoc before the last
 Model: TypeAlias = PointBaseModel | POTLoc
@@ -51,8 +53,8 @@ class Run:
     """A run's folder and what it was made with.
 
     Attributes:
-        folder: config.yaml, dataset.json, ground_truth.json; `base/` and `potloc/` with weights, logs, detections and
-            their evaluation; pseudo_labels.json; plots/.
+        folder: config.yaml, dataset.json, ground_truth.json, environment.json; `base/` and `potloc/` with weights,
+            logs, detections and their evaluation; pseudo_labels.json; plots/.
         config: the resolved configuration.
         classes: names of the classes, in the order of the models' outputs.
         features: channels of a snippet.
@@ -72,8 +74,20 @@ class Run:
         width = dataset.recordings[0].features.shape[1]
         run = cls(Path(folder), config, dataset.classes, width, grids.pop() if len(grids) == 1 else None)
         once(run.write)
+        once(write_json, run.folder / "environment.json", environment())
         once(write_json, run.folder / "ground_truth.json", dataset.ground_truth())
         return run
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what is in it, and the mean mAP of what was scored."""
+        rows = [("classes", ", ".join(self.classes)), ("channels", self.features)]
+        for stage in ("base", "potloc"):
+            path = self.folder / stage / "evaluation.json"
+            if path.is_file():
+                rows.append((f"mean mAP, {stage} (%)", f"{read_json(path)['mean']:.1f}"))
+            elif self.weights(stage).is_file():
+                rows.append((stage, "trained"))
+        return html_table(f"Run in {self.folder}", ("", ""), rows)
 
     def write(self) -> None:
         """Write what `open` reads: config.yaml and dataset.json."""

@@ -57,7 +57,7 @@ _WRITTEN: dict[Step, tuple[str, ...]] = {  # by each step, and what is computed 
     ),
     "detect": (
         *("*/detections.json", "*/evaluation.json", "potloc/quality.json"),
-        *("plots/train_*", "plots/test_*", "plots/quality.png"),
+        *("plots/train_*", "plots/test_*", "plots/quality.png", "report.html"),
     ),
 }
 

@@ -20,6 +20,7 @@ from potloc_fast.evaluation.frames import F1, OVERLAPS, f1
 from potloc_fast.evaluation.recall import AverageRecall, average_recall
 from potloc_fast.evaluation.segments import Segments
 from potloc_fast.evaluation.sensitivity import InstanceGroup, Sensitivity, sensitivity
+from potloc_fast.evaluation.shifts import BoundaryShifts, Shift, boundary_shifts
 from potloc_fast.files import without_collection
 from potloc_fast.formats import Source
 from potloc_fast.names import by_name
@@ -42,6 +43,7 @@ class Analysis:
         recall: average recall against the number of proposals.
         f1: frame-level and segmental F1.
         calibration: reliability of the scores.
+        boundaries: in which direction starts and ends are off, and by how much.
         warnings: one sentence for each oddity of the files that may lower the figures, or leaves some out.
     """
 
@@ -52,6 +54,7 @@ class Analysis:
     recall: AverageRecall
     f1: F1
     calibration: Calibration
+    boundaries: BoundaryShifts
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -59,8 +62,9 @@ class Analysis:
         return {name: value for name, value in asdict(self).items() if name != "warnings"}
 
     def tables(self) -> tuple[Table, ...]:
-        """Give tables for the terminal: the figures on the whole, the errors, and the groups of instances."""
+        """Give tables for the terminal: the figures on the whole, errors, groups of instances, shifts of boundaries."""
         from rich.box import SIMPLE
+        from rich.markup import escape
         from rich.table import Table
 
         calibration_error = "-" if self.calibration.error is None else f"{self.calibration.error:.1f}"
@@ -107,7 +111,22 @@ class Analysis:
                 )
         n = sum(group.instances for group in self.sensitivity.characteristics["length"])
         groups.add_row("all", "", str(n), f"{self.sensitivity.map_n:.1f}", f"{self.sensitivity.missed:.1f}")
-        return overall, errors, groups
+
+        shifts = Table(title="How far boundaries are off (s): + is too late, - too early", box=SIMPLE, padding=0)
+        shifts.add_column("class", overflow="fold")
+        for name in ("found", "start", "half are within", "end", "half are within"):
+            shifts.add_column(name, justify="right")
+        for name, own in self.boundaries.per_class.items():
+            shifts.add_row(escape(name), str(own.found), *_off(own.start), *_off(own.end))
+        whole = self.boundaries.overall
+        shifts.add_section()
+        shifts.add_row("all", str(whole.found), *_off(whole.start), *_off(whole.end))
+        return overall, errors, groups, shifts
+
+
+def _off(shift: Shift | None) -> tuple[str, str]:
+    """Give the median and the quartiles of a shift as text."""
+    return ("", "") if shift is None else (f"{shift.median:+.2f}", f"{shift.low:+.2f} to {shift.high:+.2f}")
 
 
 def group_name(group: InstanceGroup) -> str:
@@ -173,6 +192,7 @@ def analyse(
         recall=average_recall(found, truth),
         f1=f1(ranked, truth, taken[:, 1:]),
         calibration=calibration(ranked.score, hit[:, 0]),
+        boundaries=boundary_shifts(ranked, truth, taken[:, 1 + OVERLAPS.index(0.1)]),
         warnings=warnings,
     )
 

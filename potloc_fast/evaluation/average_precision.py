@@ -15,6 +15,7 @@ from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation.align import align
 from potloc_fast.evaluation.segments import Segments, read_ambiguous
 from potloc_fast.names import find_names
+from potloc_fast.notebook import html_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +52,17 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Give `{"tiou": [...], "map": [...], "mean": x, "per_class": {...}}`, values in percent."""
         return {"tiou": list(self.tiou), "map": list(self.map), "mean": self.mean, "per_class": self.per_class}
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        rows = [
+            (label, own["instances"], *(f"{value:.1f}" for value in (*own["ap"], own["mean"])))
+            for label, own in self.per_class.items()
+        ]
+        total = sum(own["instances"] for own in self.per_class.values())
+        rows.append(("mAP", total, *(f"{value:.1f}" for value in (*self.map, self.mean))))
+        heads = ("class", "n", *(f"{threshold:g}" for threshold in self.tiou), "mean")
+        return html_table("Average precision (%) at tIoU", heads, rows)
 
     def table(self) -> Table:
         """Give a table for the terminal: a row a class (n instances), a column a threshold, mAP below."""

@@ -18,6 +18,9 @@ from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_lines, without_collection, write_json
 from potloc_fast.formats import Events, Source, format_for, write
 from potloc_fast.names import by_name
+from potloc_fast.notebook import html_table
+
+SHOWN = 20  # segments in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,17 @@ class Segments:
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def _repr_html_(self) -> str:
+        """Show the best of them in a notebook."""
+        best = np.argsort(-self.score, kind="stable")[:SHOWN]
+        columns = (self.video[best], self.label[best], self.start_sec[best], self.end_sec[best], self.score[best])
+        rows = (
+            (self.videos[video], self.labels[label], f"{start:.2f}", f"{end:.2f}", f"{score:.3f}")
+            for video, label, start, end, score in zip(*(column.tolist() for column in columns), strict=True)
+        )
+        caption = f"{len(self)} segments in {len(self.videos)} recordings" + (", the best" if len(self) > SHOWN else "")
+        return html_table(caption, ("recording", "label", "start (s)", "end (s)", "score"), rows)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Segments:
         """Give the segments of these rows, numbers or a mask, with the same `videos` and `labels`."""

@@ -145,7 +145,7 @@ def test_json_and_tables(shared_data: Path) -> None:
     files = (shared_data / "detections" / "pmil_thumos14_test.json", shared_data / "thumos14" / "gt.json")
     result = analyse(*files, subset="test")
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert set(content) == {"tiou", "map", "errors", "sensitivity", "recall", "f1", "calibration"}
+    assert set(content) == {"tiou", "map", "errors", "sensitivity", "recall", "f1", "calibration", "boundaries"}
     assert content["errors"]["gains"] == result.errors.gains
     assert content["sensitivity"]["characteristics"]["length"][0]["instances"] == 722
     rows = [line.split() for line in printed(result).splitlines()]
@@ -158,3 +158,4 @@ def test_json_and_tables(shared_data: Path) -> None:
     assert ["no", "errors", "+26.1"] in rows
     assert ["length", "(s)", "0.2", "-", "1.5", "722", "11.9", "70.1"] in rows
     assert ["all", "3311", "35.9", "36.5"] in rows
+    assert ["all", "2934", "-0.08", "-0.90", "to", "+0.90", "+0.04", "-0.62", "to", "+0.82"] in rows

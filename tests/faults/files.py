@@ -45,7 +45,7 @@ from potloc_fast.errors import LONGEST, InputError
 from potloc_fast.evaluation import evaluate, read_ambiguous, read_detections
 from potloc_fast.evaluation.points import Hits
 from potloc_fast.files import read_json
-from potloc_fast.interop import load_released, save_released
+from potloc_fast.interop import load_released, read_classes, save_released
 from potloc_fast.models import BaseModel
 from potloc_fast.pseudo_labels import read_points, read_pseudo_labels
 
@@ -336,6 +336,7 @@ def kinds(folder: Path) -> Iterator[Kind]:
     yield Kind("any.json", truth, read_json)
     rates = file("fps.json", {"v1": 25})
     yield Kind("thumos.csv", points, lambda path: read_points(path, rates))
+    yield Kind("classes.txt", b"walk\nrun\n", read_classes)
     yield Kind("ambiguous.txt", b"v1 0.5 3\nv2 1 2.5\n", read_ambiguous)
     yield Kind(
         "config.yaml", b"preset: own\nseed: 1\ndata: {root: x, grid: {fps: 2}}\ntrain: &t {epochs: 7}\n", load_config
