@@ -351,14 +351,17 @@ def _draw_reliability(axes: Any, analysis: Analysis) -> None:
 
 
 @_drawing()
-def plot_quality(quality: Quality, output: str | Path) -> None:
+def plot_quality(quality: Quality, output: str | Path | None = None) -> Figure:
     """Draw what points tell of a run: points and detections of each class, and of all for other scores.
 
     Of the classes those with the most points and detections without one are shown, at most thirty.
 
     Args:
         quality: the figures.
-        output: the picture to write; its suffix decides the format.
+        output: the picture to write, if any; its suffix decides the format.
+
+    Returns:
+        The figure.
     """
     known = sorted(quality.per_class.items(), key=lambda item: -item[1].points - item[1].empty)[:SHOWN_HITS]
     rows = np.arange(len(known))
@@ -390,7 +393,7 @@ def plot_quality(quality: Quality, output: str | Path) -> None:
     for axes, place in ((bars, "outside lower left"), (curve, "outside lower right")):
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc=place, ncol=2)
-    _save(figure, output)
+    return _saved(figure, output)
 
 
 def _by_label(segments: Segments | None, video: str) -> dict[str, list[ScoredSegment]]:
