@@ -167,27 +167,28 @@ def predict(
     ] = False,
 ) -> None:
     """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures."""
-    from potloc_fast.engine.distributed import rank
-    from potloc_fast.engine.predict import predict, read_recordings, score_curves
-    from potloc_fast.engine.run import Run
+    from potloc_fast.detector import Detector
+    from potloc_fast.engine.distributed import join, rank
+    from potloc_fast.engine.predict import read_recordings
     from potloc_fast.evaluation import write_detections
     from potloc_fast.files import replaceable
     from potloc_fast.plots import plot_recording
 
-    run = Run.open(run_dir)
-    recordings = read_recordings(run, files, snippet_sec, trusted)
     where: Any = None if device is None else device.value
-    detections = predict(run, recordings, device=where)
+    detector = Detector.load(run_dir, device=where, snippet_sec=snippet_sec)
+    join(detector.device)
+    recordings = read_recordings(detector, files, trusted)
+    detections = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
     if min_score is not None:
         detections = detections.take(detections.score >= min_score)
     write_detections(output, detections)
-    for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
+    for index, recording in enumerate(recordings):
         console.print(_detection_table(detections, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
             with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
-                plot_recording(recording, run.classes, curves, detections, picture)
+                plot_recording(recording, detector.classes, detector.scores(recording), detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
 
@@ -419,23 +420,22 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None
 def _plot_recordings(run: Run) -> None:
     """Figure 2 for the first training recording (with its pseudo-labels) and the first one that was tested."""
     from potloc_fast.engine.distributed import rank
-    from potloc_fast.engine.predict import predict, score_curves
+    from potloc_fast.detector import Detector
     from potloc_fast.engine.train import load_dataset
     from potloc_fast.plots import plot_recording
     from potloc_fast.pseudo_labels import read_pseudo_labels
 
     dataset = load_dataset(run.config)
     shown = {subset: dataset.subset(subset)[0] for subset in ("train", run.config.evaluate.subset)}
-    detections = [predict(run, [recording]) for recording in shown.values()]
+    detector = Detector.load(run)
+    detections = detector.segments(list(shown.values()), alone=False)
     if rank() > 0:
         return
     path = run.folder / "pseudo_labels.json"
     labels = read_pseudo_labels(path).segments if path.is_file() else None
-    for (subset, recording), found, curves in zip(
-        shown.items(), detections, score_curves(run, list(shown.values())), strict=True
-    ):
+    for subset, recording in shown.items():
         with _picture(run.folder / "plots" / f"{subset}_{file_name(recording.id)}.png") as picture:
-            plot_recording(recording, run.classes, curves, found, picture, labels)
+            plot_recording(recording, run.classes, detector.scores(recording), detections, picture, labels)
 
 
 def _write_example(run: Run) -> None:
