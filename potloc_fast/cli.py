@@ -23,6 +23,7 @@ from potloc_fast.errors import InputError, quote
 from potloc_fast.names import file_name
 
 if TYPE_CHECKING:
+    from potloc_fast.detector import Detector
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import Segments
 
@@ -148,9 +149,13 @@ def import_released(
 def predict(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     files: Annotated[
-        list[Path],
-        typer.Argument(help="Features, a file (.npy, .npz, .pt, .csv, .pkl) a recording or HDF5: rows are snippets."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            help="Features, a file (.npy, .npz, .pt, .csv, .pkl) a recording or HDF5: rows are snippets. With --into "
+            "also folders, patterns in quotes, and - for a list on standard input.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")
     ] = Path("detections.json"),
@@ -160,13 +165,32 @@ def predict(
     snippet_sec: Annotated[
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="A folder for a result a recording, written as each is done.", show_default=False),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="With --into: what results are, json, jsonl, csv or parquet.")
+    ] = "json",
+    shard: Annotated[
+        str | None, typer.Option(help="With --into: a share of the recordings, such as 3/16.", show_default=False)
+    ] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="With --into: draw each recording.")] = False,
+    watch: Annotated[
+        Path | None,
+        typer.Option(help="With --into: detect in what appears in this folder, until Ctrl-C.", show_default=False),
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to compute; by default as in training.")] = None,
     trusted: Annotated[
         bool,
         typer.Option("--trusted", help="Load pickled features, which can run any code: only from those you trust."),
     ] = False,
 ) -> None:
-    """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures."""
+    """Detect actions in recordings: tables, a file (JSON in the ActivityNet form, or CSV), and pictures.
+
+    With --into: in an archive, by as many processes as are started, going on where an earlier call stopped. The exit
+    status is 1 where recordings could not be read.
+    """
     from potloc_fast.detector import Detector
     from potloc_fast.engine.distributed import join, rank
     from potloc_fast.engine.predict import read_recordings
@@ -175,9 +199,18 @@ def predict(
     from potloc_fast.plots import plot_recording
 
     where: Any = None if device is None else device.value
+    if into is None:
+        for name, value in (("--shard", shard), ("--plots", plots or None), ("--watch", watch)):
+            if value is not None:
+                raise InputError(f"{name}: expected the folder of results too, --into, found none")
+    if not files and watch is None:
+        raise InputError("predict: expected recordings to detect in, found none")
     detector = Detector.load(run_dir, device=where, snippet_sec=snippet_sec)
+    if into is not None:
+        _detect_in_archive(detector, files or [], into, form, shard, plots, watch, min_score, trusted)
+        return
     join(detector.device)
-    recordings = read_recordings(detector, files, trusted)
+    recordings = read_recordings(detector, files or [], trusted)
     detections = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
@@ -191,6 +224,51 @@ def predict(
                 plot_recording(recording, detector.classes, detector.scores(recording), detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
+
+
+def _detect_in_archive(
+    detector: Detector,
+    inputs: Sequence[Path],
+    into: Path,
+    form: str,
+    share: str | None,
+    plots: bool,
+    watched: Path | None,
+    min_score: float | None,
+    trusted: bool,
+) -> None:
+    from potloc_fast.archive import Archive, Meter, Outcome, find, shard, watch
+
+    failures: list[str] = []
+
+    def told(outcome: Outcome, unopened: Sequence[str] = ()) -> None:
+        for reason in (*unopened, *outcome.failed.values()):
+            failures.append(reason)
+            print(f"left out: {reason}", file=sys.stderr)
+        rate = outcome.snippets / max(outcome.seconds, 1e-9)
+        print(
+            f"{outcome.done} recordings done, {outcome.there} were there: {into} ({outcome.detections} detections, "
+            f"{outcome.snippets} snippets in {outcome.seconds:.1f} s, {rate:.0f} a second)",
+            flush=True,
+        )
+
+    given = [path for path in inputs if str(path) != "-"]
+    if len(given) < len(inputs):
+        given += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
+    items, unopened = find(detector, given, trusted, into)
+    items = items if share is None else shard(items, share)
+    if not items and not unopened and watched is None:
+        raise InputError(f"{' '.join(map(str, inputs))}: expected recordings to detect in, found none")
+    archive = Archive(detector, into, form, min_score, plots)
+    with _going_on("the same command goes on"):
+        if items or unopened:
+            with Meter(len(items)) as meter:
+                outcome = archive.detect(items, meter)
+            told(outcome, list(unopened.values()))
+        if watched is not None:
+            watch(archive, watched, trusted, told)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")

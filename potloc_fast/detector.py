@@ -6,6 +6,8 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, TypeAlias
@@ -81,9 +83,7 @@ class Detector:
         self.config, self.classes, self.features, self.grid = config, classes, features, grid
         self.section, self.source = section, source
         self.model: Model = model.to(pick_device(config.engine)).eval().requires_grad_(False)
-        self._rules = Rules(
-            self.model, len(classes), config.detect, config.loss.topk_ratio, config.engine.precision
-        )
+        self._rules = Rules(self.model, len(classes), config.detect, config.loss.topk_ratio, config.engine.precision)
 
     @classmethod
     def load(
@@ -125,6 +125,16 @@ class Detector:
     def device(self) -> torch.device:
         """Where it computes."""
         return self._rules.device
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all that detections follow from: weights, classes, time grid, rules."""
+        loss, rules = self.config.loss.topk_ratio, self.config.detect.model_dump_json()
+        facts = (self.classes, self.features, self.grid, self.section, loss, rules, str(self.model))
+        found = sha256(repr(facts).encode())
+        for name, value in self.model.state_dict().items():
+            found.update(name.encode() + value.cpu().numpy().tobytes())
+        return found.hexdigest()
 
     def recording(self, name: str, features: Features | Values, place: str | None = None) -> Recording:
         """Check features, and make a recording of them.

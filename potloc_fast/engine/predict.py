@@ -12,7 +12,8 @@ from torch import Tensor
 
 from potloc_fast.config.schema import Device
 from potloc_fast.data import Recording
-from potloc_fast.data.sources import sources_of
+from potloc_fast.data.listing import Source
+from potloc_fast.data.sources import FORMATS, HDF5_SUFFIXES, sources_of
 from potloc_fast.detector import Detector
 from potloc_fast.engine.distributed import join
 from potloc_fast.engine.run import Run
@@ -68,7 +69,7 @@ def read_recordings(
                 detector.check(item)
                 found[item.id] = item
             else:
-                for name, source in sources_of(Path(item), trusted=trusted).items():
+                for name, source in sources_in(detector, [Path(item)], trusted):
                     found[str(source.path)] = detector.recording(name, source.load(), str(source.path))
     if not found:
         raise InputError(f"{detector.source}: expected at least one recording, found none")
@@ -79,3 +80,17 @@ def read_recordings(
                 f"{place}: expected files of different names, got several recordings called {quote(recording.id)}"
             )
     return tuple(found.values())
+
+
+def sources_in(detector: Detector, paths: Sequence[Path], trusted: bool = False) -> list[tuple[str, Source]]:
+    """The recordings in files, of the kind that a run detects in: the name of each, and what gives its snippets.
+
+    Raises:
+        InputError: a format is not known, or a file can't be opened.
+    """
+    return [found for path in paths for found in sources_of(path, trusted=trusted).items()]
+
+
+def is_input(detector: Detector, path: Path) -> bool:
+    """Whether the name of a file says that it is of the kind that a run detects in."""
+    return path.suffix.lower() in (*FORMATS, *HDF5_SUFFIXES)
