@@ -1,7 +1,7 @@
 """Detection in archives: one result a recording, written as soon as it is done, by any number of processes.
 
 All that the processes know of each other lies in the folder of results. A recording is done when its result is there,
-and in work while its claim is fresh. So what is started again goes on, and what was killed is done by others. Should two
+and in work while its claim is fresh. So what is started again goes on, and what was killed is done by others. Where two
 take the same recording, because one of them stood still for long, both write the same result.
 """
 
@@ -111,7 +111,7 @@ def find(
     """
     found: dict[str, Item] = {}
     failed: dict[str, str] = {}
-    for prefix, paths in _folders(inputs, detector, into and Path(into)):
+    for prefix, paths in _folders(inputs, detector, None if into is None else Path(into)):
         for name, source in _opened(detector, paths, trusted, failed):
             parts = (*Path(prefix).parts, *Path(name).parts)
             key = "/".join(map(file_name, parts))
@@ -219,7 +219,8 @@ class Claims:
     def _is_stale(self, path: Path) -> bool:
         """Whether who made a claim is gone: a process that ended here, or one that has not renewed it for long."""
         try:
-            age, owner = self._now() - path.stat().st_mtime, json.loads(path.read_text())
+            age = self._now() - path.stat().st_mtime
+            owner = json.loads(path.read_text())
             if owner["host"] == self._me["host"] and _begun(owner["process"]) != owner["begun"]:
                 return True
         except FileNotFoundError:
@@ -326,7 +327,7 @@ class Archive:
             try:
                 for lot in lots:
                     started = time.perf_counter()
-                    found = self.detector.segments([recording for _, recording in lot])
+                    found = self._found([recording for _, recording in lot])
                     took = time.perf_counter() - started
                     outcome.model_sec += took
                     written.append(behind.submit(self._finish, lot, found, took, claims, log, outcome))
@@ -340,6 +341,21 @@ class Archive:
                 ended.set()
                 outcome.seconds = time.perf_counter() - begin
         return outcome
+
+    def _found(self, recordings: list[Recording]) -> list[Segments]:
+        """Detections in each recording.
+
+        On the CPU each is detected in by itself, so that a result is the same to the last bit whatever recordings were
+        claimed with it. A GPU gets those of like length together, which rounds otherwise.
+        """
+        if self.detector.device.type == "cpu":
+            return [self.detector.segments([recording]) for recording in recordings]
+        found = self.detector.segments(recordings)
+        one = [found.take(found.video == video) for video in range(len(recordings))]
+        return [
+            replace(own, videos=(recording.id,), video=np.zeros(len(own), np.int64))
+            for recording, own in zip(recordings, one, strict=True)
+        ]
 
     def _manifest(self) -> IO[str]:
         path = self.into / MANIFEST / f"{file_name(socket.gethostname())}-{os.getpid()}-{time.time_ns()}.jsonl"
@@ -380,7 +396,7 @@ class Archive:
     def _finish(
         self,
         lot: list[tuple[Item, Recording]],
-        found: Segments,
+        found: list[Segments],
         took: float,
         claims: Claims,
         log: IO[str],
@@ -388,11 +404,9 @@ class Archive:
     ) -> None:
         """Write the results of recordings that were detected in together."""
         total = sum(len(recording.features) for _, recording in lot)
-        if self.min_score is not None:
-            found = found.take(found.score >= self.min_score)
-        for video, (item, recording) in enumerate(lot):
-            own = replace(found.take(found.video == video), videos=(recording.id,))
-            own = replace(own, video=np.zeros(len(own), np.int64))
+        for (item, recording), own in zip(lot, found, strict=True):
+            if self.min_score is not None:
+                own = own.take(own.score >= self.min_score)
             result, length = self.result(item), len(recording.features)
             if self.plots:
                 self._draw(recording, own, result.with_name(f"{file_name(item.key.rpartition('/')[2])}.png"))
@@ -518,7 +532,7 @@ def _write_parquet(path: Path, found: Segments) -> None:
 
 
 class Meter:
-    """Shows on stderr how far the work is, how fast, and how long it takes yet; without a terminal, now and then a line.
+    """Shows on stderr how far the work is; without a terminal, a line now and then.
 
     Args:
         total: number of recordings.
@@ -526,7 +540,6 @@ class Meter:
 
     def __init__(self, total: int) -> None:
         self._total, self._begin, self._said = total, time.monotonic(), time.monotonic()
-        self._before: int | None = None
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -556,5 +569,7 @@ class Meter:
         self._bar.update(self._task, completed=finished, rate=f"{rate:,.0f} snippets/s")
         if self._bar.disable and now - self._said >= LINE_SEC:
             self._said = now
-            left = (self._total - finished) * (now - self._begin) / max(outcome.done, 1)
-            print(f"{finished} of {self._total} recordings, {rate:,.0f} snippets/s, {left:.0f} s left", file=sys.stderr)
+            left = (
+                f", {(self._total - finished) / outcome.done * (now - self._begin):.0f} s left" if outcome.done else ""
+            )
+            print(f"{finished} of {self._total} recordings, {rate:,.0f} snippets/s{left}", file=sys.stderr)

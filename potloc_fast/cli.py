@@ -271,6 +271,23 @@ def _detect_in_archive(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: potloc-fast export runs/own walking; potloc-fast export runs/own walking.onnx")
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, which predict takes as it takes a run; or a file, .pt2 (torch.export) or .onnx."
+        ),
+    ],
+) -> None:
+    """Write the trained model of a run for use elsewhere, with a model card."""
+    from potloc_fast.export import export
+
+    export(run_dir, out)
+    print(f"exported: {out}")
+
+
 @app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")
 def evaluate(
     detections: Annotated[Path, typer.Argument(help="Detections in the ActivityNet form.")],
@@ -497,8 +514,8 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None
 
 def _plot_recordings(run: Run) -> None:
     """Figure 2 for the first training recording (with its pseudo-labels) and the first one that was tested."""
-    from potloc_fast.engine.distributed import rank
     from potloc_fast.detector import Detector
+    from potloc_fast.engine.distributed import rank
     from potloc_fast.engine.train import load_dataset
     from potloc_fast.plots import plot_recording
     from potloc_fast.pseudo_labels import read_pseudo_labels

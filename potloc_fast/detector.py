@@ -130,7 +130,8 @@ class Detector:
     def digest(self) -> str:
         """A digest of all that detections follow from: weights, classes, time grid, rules."""
         loss, rules = self.config.loss.topk_ratio, self.config.detect.model_dump_json()
-        facts = (self.classes, self.features, self.grid, self.section, loss, rules, str(self.model))
+        grid = self.grid and (float(self.grid.fps), self.grid.window, self.grid.stride)
+        facts = (self.classes, self.features, grid, self.section, float(loss), rules, str(self.model))
         found = sha256(repr(facts).encode())
         for name, value in self.model.state_dict().items():
             found.update(name.encode() + value.cpu().numpy().tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_sections_hold_every_snippet_once_however_it_comes(
     found += cuts.close()
     bounds = [(section.start, section.end) for section in found]
     assert (bounds[0][0], bounds[-1][1]) == (-np.inf, np.inf)
-    assert all(before[1] == after[0] for before, after in zip(bounds, bounds[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(bounds))
     for section in found:
         for level, (values, mask) in enumerate(section.pyramid.levels()):
             last = length if section.end == np.inf else int(section.end) + cuts.section // 2
@@ -194,7 +195,7 @@ def test_snippets_that_cannot_be_used_are_refused_and_leave_the_stream_as_it_was
     stream = of.stream("belt")
     found = stream.push(x[:50])
     for bad in (np.zeros(5), np.zeros((2, 7)), np.full((1, FEATURES), np.nan), np.zeros((1, 2, FEATURES))):
-        with pytest.raises(InputError, match="^belt from snippet 50 on: expected"):
+        with pytest.raises(InputError, match=r"^belt from snippet 50 on: expected"):
             stream.push(bad)
     assert stream.push(np.zeros((0, FEATURES))) == []
     found += stream.push(torch.from_numpy(x[50:])) + stream.close()

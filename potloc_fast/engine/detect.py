@@ -288,7 +288,7 @@ class Rules:
         found = suppress(found, self.classes, self.config.nms, [grid.snippet_sec for grid in grids])
         # One copy back. Float64 holds them all as they are: float32, and indices far below 2**53.
         segments, scores, recording, label = (column.double() for column in found)
-        table = torch.column_stack([recording, label, segments, scores]).cpu().numpy()
+        table: NDArray[np.float64] = torch.column_stack([recording, label, segments, scores]).cpu().numpy()
         for i, grid in enumerate(grids):
             own = slice(*table[:, 0].searchsorted([i, i + 1]))
             table[own, 2:4] = grid.to_sec(table[own, 2:4] + first)
@@ -310,7 +310,8 @@ class Rules:
         """Detections of a section, `[M, 4]`: class, start and end in seconds, score."""
         table = self.table(section.pyramid, [grid], section.first)[:, 1:]
         centre = grid.to_grid(table[:, 1:3].mean(axis=1))
-        return table[(section.start <= centre) & (centre < section.end)]
+        own: NDArray[np.float64] = table[(section.start <= centre) & (centre < section.end)]
+        return own
 
 
 def _batches(lengths: Sequence[int], config: DetectConfig, longest: int) -> list[list[int]]:

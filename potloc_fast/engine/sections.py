@@ -2,8 +2,8 @@
 
 What a model says of a snippet depends on the snippets within its reach alone. So a long recording is scored in passes
 that overlap by the reach: every score is that of one pass over the whole. On the CPU it is so bit for bit as long as
-matrix products compute a row alike whatever the number of rows. Torch's do from some dozen rows on, and its convolutions
-from 20,481 values on, or with several threads. So no pass has fewer than `LEAST` snippets, unless it is the only one.
+matrix products compute a row alike whatever the number of rows. Torch's do so from some dozen rows on; on one thread,
+its convolutions do so from 20,481 values on. So no pass has fewer than `LEAST` snippets, unless it is the only one.
 
 Which classes are looked for, and which proposals suppress which, depends on a whole recording, which a stream never is.
 So beyond `1.5 * section` snippets detections are made in sections: each is looked at with half a section before and
@@ -155,7 +155,7 @@ def _split(pyramid: Pyramid) -> Levels:
 
 
 def _take(levels: Levels, first: int, end: int | None) -> Levels:
-    """The snippets [first, end) of level 0 and what belongs to them on the others; both are multiples of all strides."""
+    """The snippets [first, end) of level 0, multiples of all strides, and what belongs to them on the other levels."""
     return [
         tuple(tensor[:, first >> level : None if end is None else end >> level] for tensor in own)
         for level, own in enumerate(levels)
