@@ -261,13 +261,14 @@ class Detector:
             )
             yield fused(section.pyramid.levels()[0][0][0, own])[: len(features)]
 
-    def stream(self, name: str = "stream") -> Stream:
+    def stream(self, name: str = "stream", section: int | None = None) -> Stream:
         """Begin to detect in snippets that come one after the other, without an end.
 
         Args:
             name: of the recording in the detections.
+            section: snippets of a section, which decide the latency; by default as the detector has it.
         """
-        return Stream(self, name)
+        return Stream(self, name, self.section if section is None else section)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -282,18 +283,21 @@ class Detector:
 class Stream:
     """Detection in a recording that comes piece by piece.
 
-    What `push` and `close` give together is what the detector gives for the whole recording, however it is cut into
-    pieces. The memory that it takes depends on `detector.section` alone, and so does the latency. One thread at a time
-    may push.
+    What `push` and `close` give together is what a detector with the same `section` gives for the whole recording,
+    however it is cut into pieces. The memory that it takes depends on `section` alone, and so does the latency. One
+    thread at a time may push.
 
     Args:
         detector: what detects.
         name: of the recording in the detections.
+        section: snippets of a section.
     """
 
-    def __init__(self, detector: Detector, name: str = "stream") -> None:
-        self._detector, self._name = detector, name
-        self._sections = detector._rules.sections(detector.section)
+    def __init__(self, detector: Detector, name: str, section: int) -> None:
+        if section < 1:
+            raise ValueError(f"Stream: section must be 1 or more snippets, got {section}")
+        self._detector, self._name, self._section = detector, name, section
+        self._sections = detector._rules.sections(section)
         self._pushed = 0
         if detector.grid is None:
             detector.recording(name, np.zeros((1, detector.features), np.float32))  # says what is missing
@@ -337,7 +341,7 @@ class Stream:
             The detections that are left.
         """
         left = self._sections
-        self._sections = self._detector._rules.sections(self._detector.section)
+        self._sections = self._detector._rules.sections(self._section)
         self._pushed = 0
         return self._found(left.close())
 

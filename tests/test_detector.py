@@ -158,7 +158,7 @@ def test_a_stream_gives_what_the_whole_recording_gives(section: int, proposals: 
     expected = sorted(of(x, "stream"))
     assert len(expected) > 10
     for size in (1, 7, 400) if section == 64 else (3,):
-        stream, found = of.stream(), []
+        stream, found = detector(proposals=proposals).stream("stream", section), []
         for count, piece in enumerate(pieces(x, size), 1):
             now = stream.push(piece)
             ready = [d for d in now if GRID.to_grid((d.start_sec + d.end_sec) / 2) > count * size]

@@ -15,8 +15,11 @@ import torch
 import potloc_fast.cli
 from potloc_fast import Detector
 from potloc_fast.config import load_config
-from potloc_fast.data import Dataset, Grid, Instance, Recording
-from potloc_fast.detector import Detection, Stream
+from potloc_fast.config.schema import FolderData
+from potloc_fast.data import Dataset, Grid, Recording
+from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.recording import Instance
+from potloc_fast.detector import Detection, Stream, listed
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.export import export, export_folder, pyramid
@@ -24,13 +27,13 @@ from potloc_fast.files import write_json
 from potloc_fast.integrations import hub
 from potloc_fast.models import Pyramid
 
-FEATURES = 5
+FEATURES = 300
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with a boundary head that was never trained."""
-    small = {"width": 8, "heads": 2, "levels": 2, "stem": 1, "window": 5, "layer_scale": 0.5, "boundary_head": True}
+    small = {"width": 8, "heads": 2, "levels": 1, "stem": 1, "window": 5, "layer_scale": 0.5, "boundary_head": True}
     root = tmp_path_factory.mktemp("export")
     config = load_config("own", [f"model={json.dumps(small)}", f"data.root={root}", "detect.nms.min_score=0.3"])
     values = np.zeros((90, FEATURES), np.float32)
@@ -43,9 +46,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def features() -> np.ndarray:
-    steps = np.random.default_rng(0).standard_normal((150, FEATURES))
-    return np.cumsum(steps, axis=0, dtype=np.float32) / 4
+def features(shared_data: Path) -> np.ndarray:
+    """A recording of HAPT's."""
+    listing = read_listing(FolderData(layout="hapt", root=shared_data / "hapt" / "hapt_uci.zip"))
+    return np.array(listing.entries[0].open().features)
 
 
 # The folder
@@ -145,7 +149,9 @@ def test_all_forms_of_a_model_detect_the_same(run: Run, features: np.ndarray, tm
     assert len(expected) > 20
     stream: Stream = detector.stream("recording")
     pushed = [found for snippet in features for found in stream.push(snippet)] + stream.close()
-    assert_same(sorted(pushed), sorted(expected))
+    assert pushed == expected
+    predicted = listed(potloc_fast.predict(run, {"recording": features}))
+    assert predicted == expected
     export(run, tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2")
     assert any("potloc_fast" in str(node.target) for node in program.graph.nodes)
