@@ -12,6 +12,7 @@ import os
 import random
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -219,23 +220,20 @@ class Claims:
     def _is_stale(self, path: Path) -> bool:
         """Whether who made a claim is gone: a process that ended here, or one that has not renewed it for long."""
         try:
-            age = self._now() - path.stat().st_mtime
+            renewed = path.stat().st_mtime
             owner = json.loads(path.read_text())
             if owner["host"] == self._me["host"] and _begun(owner["process"]) != owner["begun"]:
                 return True
-        except FileNotFoundError:
-            return True
+        except FileNotFoundError:  # it was given back; another may make one before this process does
+            return False
         except (ValueError, TypeError, KeyError):  # it was made this moment, or its maker was killed while writing it
             pass
-        return age > EXPIRY_SEC
+        return self._now() - renewed > EXPIRY_SEC
 
     def _now(self) -> float:
         """The time by the clock of the file system, which other machines share."""
-        probe = self._folder / f"{TEMPORARY}{self._me['host']}-{self._me['process']}"
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink(missing_ok=True)
-        return now
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=TEMPORARY) as probe:
+            return os.fstat(probe.fileno()).st_mtime
 
     def _renew(self) -> None:
         while not self._ended.wait(EXPIRY_SEC / 4):
