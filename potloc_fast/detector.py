@@ -157,7 +157,7 @@ class Detector:
         if isinstance(features, Tensor):
             features = features.detach().cpu().float().numpy()
         elif not isinstance(features, JoinedFeatures):
-            features = np.asarray(features, dtype=np.float32)
+            features = np.asanyarray(features, dtype=np.float32)  # what is mapped from a file stays so, and is let go
         self.check(Recording(place, features, self.grid, "test"))
         return Recording(normalize(name), features, self.grid, "test")
 
