@@ -13,7 +13,8 @@ from benchmarks.bench_proposals import OUTER, SEGMENTS_IN_A_GROUP, THRESHOLDS, r
 from benchmarks.harness import Case, Unavailable, Work, log, start_peak
 from benchmarks.peers import attention
 from benchmarks.peers import focal as focal_peers
-from potloc_fast import _C, ops
+from potloc_fast import ops
+from potloc_fast.engine.device import unusable
 
 WINDOW = 19
 REPLAYS = 50
@@ -76,10 +77,8 @@ def copied(tensors: int, like: Tensor) -> Callable[[], Any]:
 
 def need_gpu() -> None:
     """Raise where there is no GPU, or are no kernels for it."""
-    if not torch.cuda.is_available():
-        raise Unavailable("there is no GPU")
-    if not _C.cuda_architectures:
-        raise Unavailable("potloc_fast was built without CUDA kernels")
+    if (reason := unusable(0)) is not None:
+        raise Unavailable(f"there is no GPU to use: {reason}")
 
 
 def forward(shape: tuple[int, ...], against_copy: bool = False) -> Work:

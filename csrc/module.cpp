@@ -18,5 +18,10 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("cuda_architectures") = "";
 #endif
+#ifdef POTLOC_WITHOUT_CUDA
+  m.attr("without_cuda") = POTLOC_WITHOUT_CUDA;
+#else
+  m.attr("without_cuda") = "";
+#endif
   m.def("cpu_capability", &potloc::cpu::capability_name, "The instruction set that the CPU kernels use.");
 }

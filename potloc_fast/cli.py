@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,6 @@ app = typer.Typer(
     help="Temporal action localization from point labels.",
     epilog="Your own recordings: check-data own data.root=FOLDER data.grid.fps=SNIPPETS_A_SECOND; train; predict.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,6 +57,7 @@ app = typer.Typer(
 console = Console()
 SHARED_ARCHIVE = Path("../shared/data/hapt/hapt_uci.zip")
 SHOWN_DETECTIONS = 15
+MOST_THRESHOLDS = 100
 
 
 class Protocol(str, Enum):
@@ -107,7 +108,7 @@ def ablate(
         str,
         typer.Argument(
             help="supervision (Table 2 of the paper), levels (Table 3), window, radius, gamma, points, kept-points, "
-            "algorithm, rounds or extensions."
+            "algorithm, rounds, windows (of raw recordings) or extensions."
         ),
     ],
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
@@ -160,7 +161,12 @@ def predict(
         Path, typer.Option("--output", "-o", help="JSON or CSV to write; a picture of each recording goes beside it.")
     ] = Path("detections.json"),
     min_score: Annotated[
-        float | None, typer.Option(help="Leave out detections that score less.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Leave out detections that score less; 0 keeps all. By default training chose it for tables and CSV, "
+            "and JSON holds all.",
+            show_default=False,
+        ),
     ] = None,
     snippet_sec: Annotated[
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
@@ -192,12 +198,16 @@ def predict(
     status is 1 where recordings could not be read.
     """
     from potloc_fast.detector import Detector
-    from potloc_fast.engine.distributed import join, rank
+    from potloc_fast.engine.distributed import joined, rank
     from potloc_fast.engine.predict import read_recordings
+    from potloc_fast.engine.quality import listed
+    from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
     from potloc_fast.files import replaceable
     from potloc_fast.plots import plot_recording
 
+    if min_score is not None and math.isnan(min_score):
+        raise InputError("--min-score: expected a number, got nan")
     where: Any = None if device is None else device.value
     if into is None:
         for name, value in (("--shard", shard), ("--plots", plots or None), ("--watch", watch)):
@@ -209,21 +219,23 @@ def predict(
     if into is not None:
         _detect_in_archive(detector, files or [], into, form, shard, plots, watch, min_score, trusted)
         return
-    join(detector.device)
-    recordings = read_recordings(detector, files or [], trusted)
-    detections = detector.segments(recordings, alone=False)
+    with joined(detector.device):
+        recordings = read_recordings(detector, files or [], trusted)
+        found = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
-    if min_score is not None:
-        detections = detections.take(detections.score >= min_score)
+    shown = listed(Run.open(run_dir), found, min_score)
+    detections = found if min_score is None and output.suffix != ".csv" else shown
     write_detections(output, detections)
     for index, recording in enumerate(recordings):
-        console.print(_detection_table(detections, index))
+        console.print(_detection_table(shown, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
             with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
                 plot_recording(recording, detector.classes, detector.scores(recording), detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {output}")
+    if len(shown) < len(found):
+        print(f"{len(found) - len(shown)} with lower scores are left out of lists; --min-score 0 shows all")
 
 
 def _detect_in_archive(
@@ -372,6 +384,22 @@ def pseudo_labels(
     print(f"{len(labels)} pseudo-labels for {len(found)} points: {output}")
 
 
+@app.command("init", epilog="Example: potloc-fast init my_data && potloc-fast check-data my_data/config.yaml")
+def init_folder(
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings: signals/ or features/, and tables.")],
+) -> None:
+    """Look at a folder of recordings, say what it holds, and write config.yaml and recordings.csv into it."""
+    from potloc_fast.data.init import init
+
+    plan = init(folder)
+    for sentence in plan.said:
+        print(sentence)
+    print(plan.config, end="")
+    written = [folder / "config.yaml", *([folder / "recordings.csv"] if plan.recordings is not None else [])]
+    print(f"written: {', '.join(map(str, written))}")
+    print(f"next: potloc-fast check-data {folder / 'config.yaml'}")
+
+
 @app.command("check-data", epilog="Example: potloc-fast check-data thumos14 data.root=thumos14")
 def check_data(
     config: Annotated[str, typer.Argument(help=CONFIG_HELP)],
@@ -384,11 +412,11 @@ def check_data(
     """
     from potloc_fast.config import load_config
     from potloc_fast.data.check import check
-    from potloc_fast.engine.train import list_dataset
+    from potloc_fast.engine.train import list_dataset, settle_windows
     from potloc_fast.files import write_json
 
-    settings = load_config(config, overrides or ())
-    report = check(list_dataset(settings), settings)
+    settings, chosen = settle_windows(load_config(config, overrides or ()))
+    report = check(list_dataset(settings), settings, chosen)
     if json_output == "-":
         print(json.dumps(report.to_json(), allow_nan=False))
     else:
@@ -430,6 +458,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
     import torch
 
     import potloc_fast
+    from potloc_fast.engine.device import unusable
     from potloc_fast.ops._library import _C
 
     facts: dict[str, Any] = {
@@ -438,7 +467,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
         "cuda": {
             "compiled": bool(_C.cuda_architectures),
             "archs": _C.cuda_architectures.split(),
-            "usable": bool(_C.cuda_architectures) and torch.cuda.is_available(),
+            "usable": unusable(0) is None,
+            "reason": unusable(0) if _C.cuda_architectures else f"no kernels: {_C.without_cuda}",
         },
         "cpu": {"capability": _C.cpu_capability(), "threads": torch.get_num_threads(), "compiler": _C.compiler},
     }
@@ -455,6 +485,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.
 @contextmanager
 def _going_on(how: str) -> Iterator[None]:
     """Say how to go on after Ctrl-C, and after a scheduler's SIGTERM, which is taken for it."""
+    from potloc_fast.engine.distributed import leave, rank  # and torch: a signal amid its import can raise anything
 
     def stop(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)
@@ -463,8 +494,11 @@ def _going_on(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted: {how}", file=sys.stderr)
-        raise typer.Exit(128 + (interrupt.args or (signal.SIGINT,))[0]) from None
+        if rank() == 0:
+            print(f"\ninterrupted: {how}", file=sys.stderr)
+        status = 128 + (interrupt.args or (signal.SIGINT,))[0]
+        leave(status)
+        raise typer.Exit(status) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -506,10 +540,23 @@ def _run_pipeline(config: Any, run_dir: Path, steps: Sequence[str] | None = None
                 console.print(result.table())
     if table.row_count:
         console.print(table)
+    _print_quality(run, steps)
     if detected:
         print(f"detections: {found}" if table.row_count else f"detections, with no ground truth to score them: {found}")
     print(f"everything is in {run.folder}")
     return run
+
+
+def _print_quality(run: Run, steps: Sequence[str] | None) -> None:
+    """Say what points tell of the run, where these steps found it out, and draw it."""
+    from potloc_fast.engine.quality import read_quality
+    from potloc_fast.plots import plot_quality
+
+    known = read_quality(run) if steps is None or {"potloc", "detect"} & set(steps) else None
+    if known is not None:
+        with _picture(run.folder / "plots" / "quality.png") as picture:
+            plot_quality(known, picture)
+        print(*known.sentences(), sep="\n")
 
 
 def _plot_recordings(run: Run) -> None:
@@ -568,14 +615,18 @@ def _thresholds(text: str) -> list[float]:
     try:
         if ":" in text:
             first, last, step = (float(part) for part in text.split(":"))
+            count = int((last - first) / step + 1e-9) + 1
             # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 that was meant.
-            values = [round(first + i * step, 10) for i in range(int((last - first) / step + 1e-9) + 1)]
+            values = [round(first + i * step, 10) for i in range(count if count <= MOST_THRESHOLDS else 0)]
         else:
             values = [float(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         values = []
     if not values or not all(0 <= value <= 1 for value in values):
-        raise InputError(f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5 within 0 to 1, got {quote(text)}")
+        raise InputError(
+            f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5, of at most {MOST_THRESHOLDS} within 0 to 1, "
+            f"got {quote(text)}"
+        )
     return values
 
 

@@ -21,6 +21,7 @@ from potloc_fast.config import Config
 from potloc_fast.config.schema import Device
 from potloc_fast.data import Grid, Recording
 from potloc_fast.data.dataset import whole
+from potloc_fast.data.grid import FPS_RANGE
 from potloc_fast.data.recording import Features, JoinedFeatures, blocks, feature_faults
 from potloc_fast.engine.detect import LONGEST_PASS, Rules, detect
 from potloc_fast.engine.device import float32_products, pick_device
@@ -82,6 +83,7 @@ class Detector:
             raise ValueError(f"Detector: section must be 1 or more snippets, got {section}")
         self.config, self.classes, self.features, self.grid = config, classes, features, grid
         self.section, self.source = section, source
+        self.snippet_sec: float | None = None  # where it was said, not known from training
         self.model: Model = model.to(pick_device(config.engine)).eval().requires_grad_(False)
         self._rules = Rules(self.model, len(classes), config.detect, config.loss.topk_ratio, config.engine.precision)
 
@@ -106,15 +108,19 @@ class Detector:
         Raises:
             InputError: the run has no trained model, or there is no such device.
         """
-        if snippet_sec is not None and not 0 < snippet_sec < math.inf:
-            raise InputError(f"snippet_sec: expected seconds over 0, got {snippet_sec:g}")
+        if snippet_sec is not None and not 1 / FPS_RANGE[1] <= snippet_sec <= 1 / FPS_RANGE[0]:
+            raise InputError(
+                f"snippet_sec: expected {1 / FPS_RANGE[1]:g} to {1 / FPS_RANGE[0]:g} seconds, got {snippet_sec:g}"
+            )
         run = run if isinstance(run, Run) else Run.open(run)
         config = run.config
         if device is not None:
             config = config.model_copy(update={"engine": config.engine.model_copy(update={"device": device})})
         grid = run.grid if snippet_sec is None else Grid(fps=1 / snippet_sec, window=1, stride=1)
         model = run.load("potloc")
-        return cls(config, run.classes, run.features, grid, model, section, str(run.folder))
+        made = cls(config, run.classes, run.features, grid, model, section, str(run.folder))
+        made.snippet_sec = snippet_sec
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Unpickled weights have to find a place wherever that is.

@@ -12,6 +12,7 @@ import socket
 import stat
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from json.decoder import JSONObject  # type: ignore[attr-defined]
@@ -63,7 +64,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         InputError: there can't be a file at `path`, or it can't be written whole.
     """
     path = Path(path)
-    target, replaced = Path(os.path.realpath(path)), replaceable(path)
+    with writing(path, "a file to write"):
+        target, replaced = Path(os.path.realpath(path)), replaceable(path)
     folder = target.parent if replaced else Path(tempfile.gettempdir())
     _check_locks(target)
     with writing(path, "a file to write"):
@@ -142,7 +144,8 @@ def writing(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _check_locks(Path(os.path.realpath(path)))
+        with suppress(FileNotFoundError):  # the folder that the process is in is gone
+            _check_locks(Path(os.path.realpath(path)))
         raise InputError(f"{path}: expected {what}, got: {error.strerror or error}") from None
 
 
@@ -217,12 +220,31 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def check_kind(path: str | Path) -> None:
+    """Refuse to read what is no file: to open a pipe may wait for ever, and a device may never end.
+
+    A pipe that this process was given open is one, as `<(command)` and /dev/stdin are; a folder or a path where there
+    is nothing is left to whoever opens it.
+
+    Raises:
+        InputError: there is a pipe, a device or a socket.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    given = stat.S_ISFIFO(mode) and os.path.realpath(path).startswith(("/dev/", "/proc/"))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or given):
+        raise InputError(f"{path}: expected a file, found a pipe, a device or a socket")
+
+
 def read_text(path: str | Path) -> str:
     """Read a UTF-8 text file; a byte-order mark is dropped.
 
     Raises:
         InputError: the file is missing, unreadable or not UTF-8.
     """
+    check_kind(path)
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -262,11 +284,14 @@ def is_hidden(path: str) -> bool:
 
 
 def check_members(archive: zipfile.ZipFile, path: str | Path) -> None:
-    """Refuse an archive that is small on disk and would fill the memory.
+    """Refuse an archive that is small on disk and would fill the memory, or of which one member hides another.
 
     Raises:
-        InputError: a member is large, and packed as features and tables never are.
+        InputError: a member is large, and packed as features and tables never are; or two have the same name.
     """
+    for name, count in Counter(archive.namelist()).items():
+        if count > 1:
+            raise InputError(f"{path}: expected each file once in the archive, found {shorten(name)} {count} times")
     for member in archive.infolist():
         packed = min(member.compress_size, archive.start_dir)  # the first is what the archive says of itself
         if member.file_size > max(LARGE, PACKED * packed):

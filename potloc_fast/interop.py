@@ -18,7 +18,7 @@ from potloc_fast.config import load_config
 from potloc_fast.data import Grid
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError, shorten
-from potloc_fast.files import check_members, locked, write_bytes
+from potloc_fast.files import check_kind, check_members, locked, write_bytes
 from potloc_fast.models import BaseModel, POTLoc
 
 # What one of their tensors is here: a convolution [O, I, 3] is [3, O, I], one of width 1 [O, I, 1] is a matrix,
@@ -213,6 +213,7 @@ def import_released(
 
 
 def _read(path: str | Path) -> Mapping[str, Any]:
+    check_kind(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of another version, before the error that follows

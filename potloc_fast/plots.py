@@ -21,7 +21,9 @@ from potloc_fast.files import atomic, read_text
 
 if TYPE_CHECKING:
     from potloc_fast.engine.ablate import Outcome
+    from potloc_fast.engine.quality import Quality
 
+SHOWN_HITS = 30  # classes with their points and detections
 SHOWN_CLASSES = 8  # more rows than this can't be told apart on one page
 KIND_COLOURS = {  # told apart by the colour-blind, too
     "true positive": "#009e73",
@@ -30,6 +32,13 @@ KIND_COLOURS = {  # told apart by the colour-blind, too
     "localization": "#e69f00",
     "confusion": "#0072b2",
     "background": "#999999",
+}
+HIT_COLOURS = {"once": "#009e73", "shared": "#56b4e9", "doubled": "#f0e442", "missed": "#e69f00"}
+HIT_NAMES = {
+    "once": "points in a detection of their own",
+    "shared": "in one with other points",
+    "doubled": "in several",
+    "missed": "in none",
 }
 GROUP_COLOURS = ("#56b4e9", "#e69f00", "#009e73")
 ScoredSegment: TypeAlias = tuple[float, float, float]  # start and end in seconds, score
@@ -285,6 +294,49 @@ def _draw_reliability(axes: Any, analysis: Analysis) -> None:
     counts.set_ylim(0, max(1.05 * max(analysis.calibration.counts), 1))
     counts.set_ylabel("detections", color="tab:blue")
     counts.spines[["top"]].set_visible(False)
+
+
+@_drawing()
+def plot_quality(quality: Quality, output: str | Path) -> None:
+    """Draw what points tell of a run: points and detections of each class, and of all for other scores.
+
+    Of the classes those with the most points and detections without one are shown, at most thirty.
+
+    Args:
+        quality: the figures.
+        output: the picture to write; its suffix decides the format.
+    """
+    known = sorted(quality.per_class.items(), key=lambda item: -item[1].points - item[1].empty)[:SHOWN_HITS]
+    rows = np.arange(len(known))
+    figure, (bars, curve) = _figure(13, max(0.34 * len(known) + 2, 4.5), columns=2)
+    left = np.zeros(len(known))
+    for kind, colour in HIT_COLOURS.items():
+        counts = np.array([getattr(hits, kind) for _, hits in known])
+        bars.barh(rows - 0.2, counts, 0.38, left, color=colour, label=HIT_NAMES[kind])
+        left += counts
+    empty = np.array([hits.empty for _, hits in known])
+    filled = np.array([hits.detections for _, hits in known]) - empty
+    bars.barh(rows + 0.2, filled, 0.38, color="0.75", label="detections with a point")
+    bars.barh(rows + 0.2, empty, 0.38, filled, color="0.45", label="detections without one")
+    bars.set_yticks(rows, [_shown(name) for name, _ in known])
+    bars.invert_yaxis()
+    bars.set(xlabel="points (above) and detections (below)", title=f"From a score of {quality.min_score:.2f} on")
+    scores = [score for score, _ in quality.curve]
+    hits = [own for _, own in quality.curve]
+    for label, colour, values in (
+        ("points in a detection of their own", "tab:green", [own.once / max(own.points, 1) for own in hits]),
+        ("detections without a point", "0.45", [own.empty / max(own.detections, 1) for own in hits]),
+        ("F1 of both", "black", [own.f1 for own in hits]),
+    ):
+        curve.plot(scores, 100 * np.array(values), color=colour, label=label)
+    curve.axvline(quality.min_score, color="tab:red", linestyle="--", linewidth=1, label="the score that is chosen")
+    curve.set(xlabel="least score of a detection", ylabel="share (%)", ylim=(0, 102), title="For other scores")
+    where = "not trained on" if quality.held_out else "trained on"
+    figure.suptitle(f"Points against detections, in recordings that were {where}")
+    for axes, place in ((bars, "outside lower left"), (curve, "outside lower right")):
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc=place, ncol=2)
+    _save(figure, output)
 
 
 def _by_label(segments: Segments | None, video: str) -> dict[str, list[ScoredSegment]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.compiled import compiled
+from potloc_fast.data.recording import SAME, Recording
 from potloc_fast.data.tables import read_table
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.evaluation.segments import Segments, renumber
@@ -140,11 +142,29 @@ def read_points(path: str | Path, fps: str | Path) -> Points:
     )
 
 
+def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> Points:
+    """The point labels of recordings, in columns."""
+    rows = [
+        (video, classes.index(point.label), point.time_sec)
+        for video, recording in enumerate(recordings)
+        for point in recording.points
+    ]
+    video, label, time = zip(*rows, strict=True)
+    return Points(
+        videos=tuple(recording.id for recording in recordings),
+        labels=tuple(classes),
+        video=np.array(video),
+        label=np.array(label),
+        time_sec=np.array(time),
+    )
+
+
 def merge_doubled(points: Points, source: str | Path = "points") -> Points:
     """Take points that stand twice as one, with a note: each would halve what proposals say of the other."""
     order = np.lexsort((points.time_sec, points.label, points.video))
-    columns = np.array((points.time_sec, points.label, points.video))[:, order]
-    doubled = order[1:][(columns[:, 1:] == columns[:, :-1]).all(axis=0)]
+    video, label, time = points.video[order], points.label[order], points.time_sec[order]
+    near = np.diff(time) <= SAME * np.maximum(1.0, np.abs(time[1:]))
+    doubled = order[1:][near & (np.diff(video) == 0) & (np.diff(label) == 0)]
     if not len(doubled):
         return points
     first = points.videos[points.video[doubled].min()]

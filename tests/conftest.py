@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from potloc_fast.ops._library import _C
+from potloc_fast.engine.device import unusable
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +26,12 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def cuda() -> torch.device:
     """A GPU; tests that take it skip where there is none, or fail if POTLOC_FAST_REQUIRE_CUDA=1."""
-    if _C.cuda_architectures and torch.cuda.is_available():
+    reason = unusable(0)
+    if reason is None:
         return torch.device("cuda")
-    reason = "no GPU here" if _C.cuda_architectures else "built without CUDA kernels"
     if os.environ.get("POTLOC_FAST_REQUIRE_CUDA") == "1":
         pytest.fail(f"POTLOC_FAST_REQUIRE_CUDA=1: {reason}")
-    pytest.skip(reason)
+    pytest.skip(f"no GPU to use: {reason}")
 
 
 @pytest.fixture

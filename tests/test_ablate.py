@@ -79,7 +79,21 @@ def test_extensions_are_taken_away_from_a_model_that_has_them() -> None:
         arms_of("extensions", tiny())
 
 
-@pytest.mark.parametrize("study", STUDIES)
+def test_windows_lie_around_those_of_the_configuration(tmp_path: Path) -> None:
+    windows = ["length_sec=0.5", "stride_sec=0.1", "features=statistics", "rate_hz=50"]
+    config = load_config("own", [f"data.root={tmp_path}", *(f"data.windows.{value}" for value in windows)])
+    rows = [tuple(arm.settings.values()) for arm in arms_of("windows", config)]
+    sizes = [("0.5", "0.1"), ("0.25", "0.1"), ("1", "0.1"), ("0.5", "0.05"), ("0.5", "0.2"), ("0.5", "0.5")]
+    assert rows == [*((*size, "statistics") for size in sizes), ("0.5", "0.1", "raw")]
+    for arm in arms_of("windows", config):
+        changed = Config.model_validate(merge(config.model_dump(mode="json"), arm.changes)).data.windows
+        found = (f"{changed.length_sec:g}", f"{changed.stride_sec:g}", changed.features)
+        assert found == tuple(arm.settings.values())
+    with pytest.raises(InputError, match=r"^windows: expected a configuration with raw recordings"):
+        arms_of("windows", tiny())
+
+
+@pytest.mark.parametrize("study", [study for study in STUDIES if study != "windows"])
 def test_every_arm_is_a_configuration_of_its_own(study: str) -> None:
     config = load_config("hapt_boundaries") if study == "extensions" else tiny()
     arms = arms_of(study, config)

@@ -10,12 +10,10 @@ import torch
 
 from potloc_fast.config.schema import PointDistribution
 from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
-from potloc_fast.data.layouts.synthetic import load_synthetic
 from potloc_fast.data.points import draw_points
 from potloc_fast.engine import align as alignment
 from potloc_fast.engine.align import align
-from potloc_fast.engine.train import collect_points
-from potloc_fast.pseudo_labels import PseudoLabels
+from potloc_fast.pseudo_labels import PseudoLabels, collect_points
 
 GRID = Grid(fps=10, window=1, stride=1)
 
@@ -69,15 +67,34 @@ def test_labels_find_the_boundaries_however_much_background_there_is(
     assert np.median(overlaps(dataset, aligned(dataset))) > 0.7
 
 
-def test_context_beside_actions_does_not_belong_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Half of each action's features is there before it begins and after it ends.
-    dataset = draw_points(load_synthetic(recordings=9, length=300, classes=3), "gaussian", seed=0)
-    dataset = replace(dataset, recordings=tuple(r for r in dataset.recordings if r.points))
+def test_labels_that_end_elsewhere_tell_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "STEPS", 50)
-    monkeypatch.setattr(alignment, "LEVELS", (0.0, 1.0))
-    labels = aligned(dataset)
-    assert labels.notes[0].startswith("labels: lambda=1, one half of the recordings explains ")
-    assert np.mean(overlaps(dataset, labels)) > 0.6  # with lambda=0, where context and action are one: 0.5
+    dataset = draw_points(recordings(0.5), "gaussian", seed=0)
+    learner = alignment._Learner(dataset, 2, 0, torch.device("cpu"))
+    chains = list(alignment._chains(dataset, collect_points(dataset.recordings, dataset.classes)))
+    truth = [
+        np.array([(round(item.start_sec * 10), round(item.end_sec * 10)) for item in chain.recording.instances])
+        for chain in chains
+    ]
+
+    def told(start: int, end: int) -> float:
+        return alignment._information(learner, chains, [own + np.array([start, end]) for own in truth])
+
+    right = told(0, 0)
+    assert 0.7 < right < 1.05  # half of the snippets are background: ln 2 and half of ln 2 nats are there
+    for shift in ((3, 3), (-3, -3), (3, -3), (-2, 2)):
+        assert told(*shift) < right
+    assert alignment._information(learner, chains[:1], truth[:1]) == 0
+
+
+def test_the_middle_level_is_half_way_from_a_class_to_the_background_beside_it() -> None:
+    grown = Recording("r", np.zeros((20, 1), np.float32), GRID, "train")
+    chain = alignment._Chain(grown, np.array([6]), np.array([1]), np.array([0]))
+    segments, gain = [np.array([[4, 8]])], np.zeros((20, 2))
+    gain[:, 1] = [*[-9] * 2, *[-1] * 2, *[5] * 4, *[-1] * 2, *[-9] * 10]
+    targets = alignment._targets([chain], segments, 2)
+    middle = alignment._middle_levels({"r": gain}, targets, [chain], segments, np.array([0.0, 2.0]))
+    assert middle.tolist() == [0, 2]  # of class 0 there is nothing; the background beyond a usual length counts nowhere
 
 
 @pytest.mark.usefixtures("short")

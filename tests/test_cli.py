@@ -169,7 +169,7 @@ def test_train_writes_a_run_with_pictures(trained: Run) -> None:
     names = {path.name for path in (trained.folder / "plots").iterdir()}
     # Four of the six recordings are for training; the first of either subset is drawn.
     drawn = {"train_synthetic_000.png", "test_synthetic_004.png"}
-    assert names == {"base_losses.png", "potloc_losses.png", *drawn}
+    assert names == {"base_losses.png", "potloc_losses.png", "quality.png", *drawn}
     assert all((trained.folder / "plots" / name).read_bytes().startswith(PNG) for name in names)
 
 
@@ -181,6 +181,7 @@ def test_train_on_files(call: Call, lacp: Path, tmp_path: Path) -> None:
     assert "POTLoc" in out
     assert f"detections: {folder / 'potloc' / 'detections.json'}" in out
     assert f"everything is in {folder}" in out
+    assert re.search(r"Of 4 points in recordings that were trained on, \d", out)
     run = Run.open(folder)
     assert (run.classes, run.features) == (("dive", "jump"), 5)
     assert set(read_detections(folder / "potloc" / "detections.json").videos) == set(VIDEOS["test"])
@@ -265,7 +266,7 @@ def test_predict(call: Call, trained: Run, recording: Path, tmp_path: Path) -> N
     other = tmp_path / "run [b].npy"
     np.save(other, np.load(recording)[:40])
     output = tmp_path / "out" / "found.json"
-    status, out, err = call("predict", trained.folder, recording, other, "-o", output)
+    status, out, err = call("predict", trained.folder, recording, other, "-o", output, "--min-score", "0")
     assert (status, err) == (0, "")
     assert {path.name for path in output.parent.iterdir()} == {
         "found.json",
@@ -334,7 +335,7 @@ def test_pictures_need_no_pseudo_labels(call: Call, tmp_path: Path) -> None:
     arguments = ("train", "synthetic", *TINY, "supervision=points", "--run-dir", tmp_path / "run")
     status, _, err = call(*arguments, "--steps", "potloc,detect")
     assert (status, err) == (0, "")
-    assert len(list((tmp_path / "run" / "plots").iterdir())) == 3
+    assert len(list((tmp_path / "run" / "plots").iterdir())) == 4
 
 
 def test_no_picture_goes_beside_a_pipe(call: Call, trained: Run, recording: Path, tmp_path: Path) -> None:
@@ -359,6 +360,23 @@ def test_predict_to_a_table(call: Call, trained: Run, recording: Path, tmp_path:
             assert [row["recording"] for row in csv.DictReader(file)] == kept * ["walk"]
 
 
+def test_what_people_read_begins_at_the_score_that_training_chose(
+    call: Call, trained: Run, recording: Path, tmp_path: Path
+) -> None:
+    expected, run = potloc_fast.predict(trained, [recording]), tmp_path / "run"
+    shutil.copytree(trained.folder, run)
+    known = json.loads((run / "potloc" / "quality.json").read_text())
+    for chosen, kept in ((expected.score.min(), len(expected)), (expected.score.max() + 0.01, 0)):
+        (run / "potloc" / "quality.json").write_text(json.dumps({**known, "min_score": chosen}))
+        status, out, _ = call("predict", run, recording, "-o", tmp_path / "d.csv")
+        assert (status, len((tmp_path / "d.csv").read_text().splitlines())) == (0, 1 + kept)
+        assert f"best of {kept} detections" in out
+        status, out, _ = call("predict", run, recording, "-o", tmp_path / "d.json")
+        assert json.loads((tmp_path / "d.json").read_text()) == expected.to_results()
+        assert f"best of {kept} detections" in out
+        assert ("--min-score 0 shows all" in out) == (kept == 0)
+
+
 def test_evaluate_real_detections(call: Call, shared_data: Path, tmp_path: Path) -> None:
     detections = shared_data / "detections" / "pmil_thumos14_test.json"
     arguments = (detections, shared_data / "thumos14" / "gt.json", "--subset", "test", "--tiou", "0.1:0.7:0.1")
@@ -379,6 +397,11 @@ def test_evaluate_real_detections(call: Call, shared_data: Path, tmp_path: Path)
     assert status == 0
     assert json.loads(output.read_text()) == value
     assert "69.1" in out
+
+
+@pytest.mark.parametrize("text", ["0.1:0.5:1e-12", "0.1:0.5:0", "0.5:0.1:0.1", "0,5", "nan", ""])
+def test_thresholds_that_are_none_are_refused(call: Call, text: str) -> None:
+    assert_refused(call("evaluate", "d.json", "t.json", "--tiou", text), "--tiou: expected FIRST:LAST:STEP or a list")
 
 
 def test_evaluate_all_subsets_at_a_list_of_thresholds(call: Call, shared_data: Path) -> None:

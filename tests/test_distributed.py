@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 
 import potloc_fast
 from potloc_fast.config import load_config
@@ -44,19 +47,40 @@ TINY = (
 )
 
 
-def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in two processes."""
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start the command line in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, "-m", "potloc_fast", *map(str, arguments)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=300,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=Path(potloc_fast.__file__).parents[1],  # the package under test, wherever it is installed
     )
+
+
+def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in two processes."""
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_a_scheduler_that_ends_all_processes_is_told_how_to_go_on(tmp_path: Path) -> None:
+    with start("train", "synthetic", *TINY, "base.train.epochs=100000", "--run-dir", tmp_path / "run") as process:
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "run" / "base" / "checkpoint.pt").is_file():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.terminate()
+            _, err = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert err.count("interrupted: the same command with --resume goes on") == 1
+    assert "forcefully" not in err  # as torchrun says of a process that waits for the others
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +169,49 @@ def test_the_first_process_writes_while_the_others_wait(monkeypatch: pytest.Monk
     refusals[0] = InputError("no room")
     with pytest.raises(InputError, match="no room"):  # in all processes
         distributed.once(refuse)
+
+
+def test_the_cause_is_the_last_thing_that_a_process_says(tmp_path: Path) -> None:
+    # The second process fails alone, the first waits for it: both end at once, long before the wait is over.
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import torch\nfrom potloc_fast.engine.distributed import collect, joined, rank\n"
+        "with joined(torch.device('cpu')):\n"
+        "    collect(rank())\n"
+        "    if rank() == 1:\n        raise OSError('the disk of the second is gone')\n"
+        "    collect(rank())\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--redirects=3"]
+    done = subprocess.run(
+        [*command, "--log-dir", str(tmp_path / "logs"), str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(potloc_fast.__file__).parents[1])},
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0
+    (said,) = tmp_path.glob("logs/**/1/stderr.log")
+    assert said.read_text().splitlines()[-1].endswith("OSError: the disk of the second is gone")
+
+
+def test_a_group_is_left_at_the_end_but_not_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: calls.append((backend, given)))
+    monkeypatch.setattr(distributed.atexit, "register", lambda call: calls.append("registered"))
+    monkeypatch.setattr(distributed.atexit, "unregister", lambda call: calls.append("unregistered"))
+    gpu = torch.device("cuda", 1)
+    with distributed.joined(gpu):
+        pass
+    assert calls == [gpu, ("nccl", {"timeout": distributed.WAIT, "device_id": gpu}), "registered"]
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt), distributed.joined(torch.device("cpu")):
+        raise KeyboardInterrupt
+    assert calls == [("gloo", {"timeout": distributed.WAIT, "device_id": None}), "registered", "unregistered"]
 
 
 def test_two_processes_predict_as_one_does(alone: Run, tmp_path: Path) -> None:

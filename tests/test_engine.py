@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +54,7 @@ TINY = (
     "train.epochs=2",
     "train.batch_size=2",
     "train.ema=0.99",
+    "engine.device=cpu",  # whose bytes are compared
 )
 STEPS_OF_A_STAGE = 4  # 4 training recordings, 2 in a batch, 2 epochs
 STAGES: tuple[Stage, ...] = ("base", "potloc")
@@ -100,6 +103,7 @@ def test_the_folder_is_complete(run: Run) -> None:
         "pseudo_labels.json",
         "base/proposals.json",
         *(f"{stage}/{name}" for stage in STAGES for name in both),
+        "potloc/quality.json",
     }
     assert load_config(run.folder / "config.yaml") == run.config
     assert Run.open(run.folder) == run
@@ -152,7 +156,7 @@ def test_steps_run_alone_from_files(run: Run, tmp_path: Path) -> None:
     assert same_weights(run, alone, "potloc")
     assert not (folder / "potloc" / "detections.json").exists()
     potloc_fast.train(tiny(), folder, ["detect"])
-    for name in ("detections.json", "evaluation.json"):
+    for name in ("detections.json", "evaluation.json", "quality.json"):
         assert (folder / "potloc" / name).read_text() == (run.folder / "potloc" / name).read_text()
     assert not (folder / "base" / "detections.json").exists()
 
@@ -614,8 +618,9 @@ def test_the_length_of_a_snippet_can_be_said(run: Run, tested: tuple[Recording, 
         potloc_fast.predict(tmp_path, features)
     same = potloc_fast.predict(tmp_path, features, snippet_sec=0.64)
     np.testing.assert_array_equal(same.start_sec, usual.start_sec)
-    with pytest.raises(InputError, match=r"^snippet_sec: expected seconds over 0, got 0$"):
-        potloc_fast.predict(tmp_path, features, snippet_sec=0)
+    for sec in (0, 1e-320, 1e300):
+        with pytest.raises(InputError, match=r"^snippet_sec: expected 1e-09 to 1e\+06 seconds, got "):
+            potloc_fast.predict(tmp_path, features, snippet_sec=sec)
 
 
 # What a run is computed on
@@ -668,18 +673,45 @@ def test_the_device_of_a_prediction(run: Run, tested: tuple[Recording, ...]) -> 
     assert json.dumps(potloc_fast.predict(trained_on_gpu, tested, device="cpu").to_results()) + "\n" == expected
 
 
-def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def fake_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Two GPUs that kernels run on, as far as `pick_device` looks; words that are put into the list fail a kernel."""
+    refusals: list[str] = []
+
+    def kernel(*_: object) -> None:
+        if refusals:
+            raise RuntimeError(f"sigmoid_focal_loss: {refusals[0]}\nand more")
+
     device.say.cache_clear()
-    monkeypatch.setattr(device, "_C", SimpleNamespace(cuda_architectures=""))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device.unusable.cache_clear()
+    monkeypatch.setattr(device, "_C", SimpleNamespace(cuda_architectures="9.0", without_cuda=""))
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_device_name": lambda _: "a GPU",
+        "get_device_capability": lambda _: (7, 5),
+        "synchronize": lambda _: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: [None, None])
+    monkeypatch.setattr(torch.ops.potloc_fast, "sigmoid_focal_loss", kernel)
+    yield refusals
+    device.unusable.cache_clear()
+
+
+def test_what_auto_takes(
+    fake_gpus: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = SimpleNamespace(cuda_architectures="", without_cuda="nvcc was not found")
+    monkeypatch.setattr(device, "_C", without)
     for _ in range(2):
         assert device.pick_device(EngineConfig()) == torch.device("cpu")
-    assert capsys.readouterr().err == "engine.device: cpu (potloc_fast was built without CUDA kernels)\n"  # once
-    with pytest.raises(InputError, match="found none: potloc_fast was built without CUDA kernels"):
+    reason = "potloc_fast was built without CUDA kernels (nvcc was not found)"
+    assert capsys.readouterr().err == f"engine.device: cpu ({reason})\n"  # once
+    with pytest.raises(InputError, match=f"found none: {re.escape(reason)}"):
         device.pick_device(EngineConfig(device="cuda"))
+    device.unusable.cache_clear()
     monkeypatch.setattr(device, "_C", SimpleNamespace(cuda_architectures="9.0"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     assert device.pick_device(EngineConfig()) == torch.device("cuda", 0)
     assert capsys.readouterr().err == "engine.device: cuda:0 (a GPU)\n"
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -687,6 +719,84 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="found none: 2 for process 2 of this machine"):
         device.pick_device(EngineConfig(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA says no kernel image is available for execution on the device",
+        "CUDA says CUDA driver version is insufficient for CUDA runtime version",
+    ],
+)
+def test_a_gpu_that_runs_no_kernel_is_not_taken(
+    said: str, fake_gpus: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_gpus.append(said)
+    reason = f"the kernels, built for 9.0, don't run on a GPU (7.5): {said}"
+    assert device.pick_device(EngineConfig()) == torch.device("cpu")
+    assert capsys.readouterr().err == f"engine.device: cpu ({reason})\n"
+    with pytest.raises(InputError) as refusal:
+        device.pick_device(EngineConfig(device="cuda"))
+    assert str(refusal.value) == f"engine.device: expected a GPU that can be used, found none: {reason}"
+    assert len(str(refusal.value)) <= 300
+    fake_gpus.clear()  # it is tried once
+    assert device.pick_device(EngineConfig()) == torch.device("cpu")
+
+
+def test_info_says_why_a_gpu_is_not_used(
+    fake_gpus: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_gpus.append("CUDA says no kernel image is available for execution on the device")
+    monkeypatch.setattr("sys.argv", ["potloc-fast", "info", "--json"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    facts = json.loads(capsys.readouterr().out)["cuda"]
+    assert not facts["usable"]
+    assert ("no kernel image" in facts["reason"]) == facts["compiled"]
+
+
+def test_batches_are_copied_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    now = threading.local()
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def record_event(self) -> str:
+            return f"what {self.name} did"
+
+        def wait_event(self, event: str) -> None:
+            events.append(f"{self.name} waits for {event}")
+
+    @contextmanager
+    def stream(chosen: Stream) -> Iterator[None]:
+        now.name = chosen.name
+        yield
+        now.name = "main"
+
+    def to(batch: Batch, _: object) -> Batch:
+        events.append(f"copied on {now.name}")
+        return batch
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(Batch, "to", to)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: events.append(f"read on {stream.name}"))
+    given = [Batch(*(torch.full((1,), number) for _ in fields(Batch))) for number in range(3)]
+    for number, batch in enumerate(device.bring(given, torch.device("cuda"))):
+        assert batch.features == number
+        events.append(f"computed {number}")
+    assert events.count("copied on side") == 3
+    own = [event for event in events if event != "copied on side"]
+    assert own == [
+        event
+        for number in range(3)
+        for event in ("main waits for what side did", *["read on main"] * len(fields(Batch)), f"computed {number}")
+    ]
 
 
 def test_bfloat16_learns_what_float32_does(tmp_path: Path) -> None:
@@ -712,6 +822,20 @@ def test_float16_scales_the_loss(run: Run, tmp_path: Path) -> None:
         # The logged loss and gradient are those before scaling, which is by 65536 at first.
         assert other["total"] == pytest.approx(row["total"], rel=0.02)
         assert other["grad_norm"] == pytest.approx(row["grad_norm"], rel=0.05)
+
+
+def test_float16_goes_on_after_a_step_that_ended_half_way() -> None:
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for ends_half_way in (True, False):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(2, 3)).sum()).backward()
+        if ends_half_way:  # as a step does whose capture fails
+            scaler.unscale_(optimizer)
+    before = model.weight.detach().clone()
+    engine_fit.update(model, optimizer, None, scaler)
+    torch.testing.assert_close(model.weight.detach(), before - 0.1 * 2)
 
 
 def test_tf32_is_for_the_run_alone() -> None:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from potloc_fast.files import (
     LOCK,
     TEMPORARY,
     atomic,
+    check_members,
     locked,
     read_json,
     read_text,
@@ -44,6 +46,14 @@ def test_atomic_takes_the_place_of_the_old_file(tmp_path: Path) -> None:
             assert not path.exists() or path.read_text() == "old"
         assert path.read_text() == text
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"^file\.json: expected a file to write, got: No such file or directory$"):
+        write_text("file.json", "x")
 
 
 def interrupted_write(path: Path) -> None:
@@ -202,6 +212,17 @@ def test_a_place_where_no_file_can_be_is_named(name: str, message: str, tmp_path
         write_text(tmp_path / name, "text")
     assert str(caught.value) == f"{tmp_path}/{message}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_an_archive_has_each_file_once(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(name, name)
+        check_members(archive, "x.zip")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a", "c")
+        with pytest.raises(InputError, match=r"^x\.zip: expected each file once in the archive, found a 2 times$"):
+            check_members(archive, "x.zip")
 
 
 def test_text_round_trip(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from potloc_fast.config.schema import FolderData
 from potloc_fast.data.dataset import TrainingSet
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.recording import Dataset
+from potloc_fast.data.sources import locate
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import Segments, analyse, evaluate
 from potloc_fast.names import by_name, file_name, find_names
@@ -122,6 +123,20 @@ def test_folders_and_lines_are_read_in_one_place() -> None:
         ), name
 
 
+def test_what_opens_a_file_asks_first_whether_it_is_one() -> None:
+    # `files.check_kind` refuses pipes and devices, on which the others may wait for ever.
+    package = Path(potloc_fast.__file__).parent
+    ours = {"engine/fit.py", "engine/run.py"}  # what a run wrote, after `is_file`
+    opening = {"open", "np.load", "torch.load"}
+    for path in package.rglob("*.py"):
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        called = {ast.unparse(function) for function in calls}
+        names = {function.rpartition(".")[2] for function in called}
+        if called & opening or names & {"open_memmap", "ZipFile", "File", "safe_open"}:
+            name = path.relative_to(package).as_posix()
+            assert "check_kind" in names or name in ours, name
+
+
 def results(*videos: str) -> dict[str, Any]:
     return {"results": {video: [{"label": "a", "score": 0.9, "segment": [0, 10]}] for video in videos}}
 
@@ -151,6 +166,17 @@ def test_names_that_are_one_video_are_refused() -> None:
     assert evaluate(results("x", "v_x"), truth("x", "v_x")).mean == 100
     with pytest.raises(InputError, match="found x and v_x"):
         find_names(("x", "v_x"), ("x",), "here")
+
+
+def test_one_video_is_not_trained_on_and_tested_in_under_two_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((9, 2), np.float32))
+    with pytest.raises(InputError, match=f"^{tmp_path}: expected each video once, found x and v_x, which are one$"):
+        locate(tmp_path, ("x", "v_x"), trusted=False)
+    (tmp_path / "gt.json").write_text(json.dumps(truth("x")))
+    for subset, name in (("train", "x"), ("test", "v_x")):
+        (tmp_path / f"split_{subset}.txt").write_text(name)
+    with pytest.raises(InputError, match=f"^{tmp_path}: expected each video once, found x and v_x, which are one$"):
+        read_listing(FolderData(layout="lacp", root=tmp_path))
 
 
 def test_labels_of_training_follow_the_same_rule(tmp_path: Path) -> None:

@@ -644,7 +644,7 @@ def test_points_that_stand_twice_count_once(tmp_path: Path, variant: Variant) ->
     lines = [HEADER, "a,1,0,9,v1,25", "a,1,0,9,v1,100", "b,1,0,9,v1,25"]
     once = read_points(*point_files(tmp_path, *lines))
     (tmp_path / "more").mkdir()
-    twice = read_points(*point_files(tmp_path / "more", *lines, *lines[2:], lines[1].replace("25", "25.0")))
+    twice = read_points(*point_files(tmp_path / "more", *lines, *lines[2:], lines[1].replace("25", "25.00001")))
     assert twice.notes == (
         f"{tmp_path / 'more' / 'points.csv'}: points merged, as they stand twice: 3, the first in v1",
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import pytest
 import potloc_fast
 from potloc_fast import cli
 from potloc_fast.config import load_config
-from potloc_fast.config.schema import FolderData
+from potloc_fast.config.schema import FolderData, SignalsConfig, WindowsConfig
 from potloc_fast.data import Dataset, Grid, Recording, load_features
 from potloc_fast.data.layouts import LAYOUTS, read_listing
+from potloc_fast.data.signals.readers import FORMATS as SIGNALS
+from potloc_fast.data.signals.source import SignalSource
 from potloc_fast.data.sources import FORMATS, sources_of
 from potloc_fast.data.tables import read_table
+from potloc_fast.engine.quality import read_quality
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import analyse, evaluate, read_ambiguous, read_detections, read_ground_truth
@@ -31,6 +36,8 @@ GOOD = {
     "fps.json": {"v1": 25},
 }
 
+WINDOWS = WindowsConfig(length_sec=0.5, stride_sec=0.5, features="raw", rate_hz=2)
+
 Way = Callable[[Path, Path], object]  # a bad file, and a folder with good ones
 
 
@@ -39,6 +46,7 @@ def python_ways() -> dict[str, Way]:
         "config": lambda bad, _: load_config(bad),
         "load_features": lambda bad, _: load_features(bad),
         **{f"features{end}": _features(end) for end in (*FORMATS, ".h5", ".txt")},
+        **{f"signals{end}": _signals(end) for end in SIGNALS},
         "table": lambda bad, _: read_table(bad, ("recording",)),
         "detections": lambda bad, _: read_detections(bad),
         "ground truth": lambda bad, _: read_ground_truth(bad),
@@ -52,6 +60,7 @@ def python_ways() -> dict[str, Way]:
         "dataset.json": _run("dataset.json"),
         "config.yaml": _run("config.yaml"),
         "weights": _run("potloc/model.safetensors"),
+        "quality": _quality,
         "predict": lambda bad, good: potloc_fast.predict(good / "run", [bad]),
         "released": lambda bad, _: load_released(bad, "main"),
         "archive": lambda bad, _: read_listing(FolderData(layout="hapt", root=bad)),
@@ -69,6 +78,16 @@ def _features(suffix: str) -> Way:
     return read
 
 
+def _signals(suffix: str) -> Way:
+    def read(bad: Path, _: Path) -> object:
+        named = bad.with_name(bad.name + suffix)
+        if bad.exists():
+            bad.rename(named)
+        return SignalSource((named,), SignalsConfig(), WINDOWS).load()
+
+    return read
+
+
 def _run(name: str) -> Way:
     def read(bad: Path, good: Path) -> object:
         target = good / "run" / name
@@ -81,9 +100,19 @@ def _run(name: str) -> Way:
         finally:
             if target.is_dir():
                 target.rmdir()
+            target.unlink(missing_ok=True)
             target.write_bytes(content)
 
     return read
+
+
+def _quality(bad: Path, good: Path) -> object:
+    target = good / "run" / "potloc" / "quality.json"
+    bad.rename(target)
+    try:
+        return read_quality(Run.open(good / "run"))
+    finally:
+        target.rmdir() if target.is_dir() else target.unlink()
 
 
 def _layout(name: str) -> Way:
@@ -98,6 +127,7 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "train data.root": lambda bad, out: ("train", "own", f"data.root={bad}", "--run-dir", out),
     "ablate CONFIG": lambda bad, out: ("ablate", "levels", bad, "--out", out),
     "check-data CONFIG": lambda bad, out: ("check-data", bad, "--json", out),
+    "init": lambda bad, _: ("init", bad),
     "import-released": lambda bad, out: ("import-released", out, "--main", bad),
     "predict RUN": lambda bad, out: ("predict", bad, "x.npy", "-o", out),
     "predict RUN --into": lambda bad, out: ("predict", bad, "x.npy", "--into", out),
@@ -124,6 +154,8 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
 CONTENTS: dict[str, bytes | None] = {
     "missing": None,
     "a folder": b"",
+    "a pipe": b"",
+    "a device": b"",
     "empty": b"",
     "bytes": bytes(range(256)) * 8,
     "not UTF-8": b"\xff\xfe\xff",
@@ -143,7 +175,12 @@ CONTENTS: dict[str, bytes | None] = {
     "half an archive": b"PK\x03\x04" + bytes(100),
 }
 
-FINE = {("ambiguous", "empty"), ("evaluate --ambiguous", "empty"), ("features.csv", "long numbers")}
+FINE = {
+    ("quality", "missing"),
+    ("ambiguous", "empty"),
+    ("evaluate --ambiguous", "empty"),
+    ("features.csv", "long numbers"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +197,28 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_end_of_waiting() -> Iterator[None]:
+    """End a test that waits for ever, as one does that opens a pipe."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def put(folder: Path, kind: str, name: str = "bad") -> Path:
     path, content = folder / name, CONTENTS[kind]
     if kind == "a folder":
         path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/null")  # without an end, as /dev/zero, it would fill the memory where it is read
     elif content is not None:
         path.write_bytes(content)
     return path
@@ -212,6 +267,38 @@ def test_commands(
 
 
 @pytest.mark.parametrize(
+    ("option", "value"), [("--min-score", "nan"), ("--snippet-sec", "nan"), ("--snippet-sec", "0")]
+)
+def test_numbers_that_are_none(
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((9, 4), np.float32))
+    monkeypatch.setattr(sys, "argv", ["potloc-fast", "predict", str(good / "run"), "x.npy", option, value])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out) == (2, "")
+    assert_one_sentence(
+        printed.err.removeprefix("potloc-fast: ").removesuffix("\n"), option[2:].replace("-sec", "_sec")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_pipe_that_is_given_open_is_a_file(good: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, (good / "found.json").read_bytes())
+    os.close(write)
+    assert evaluate(f"/dev/fd/{read}", good / "truth.json").mean == 100
+    os.close(read)
+
+
+@pytest.mark.parametrize(
     ("override", "key"),
     [
         ("seed=-1", "seed"),
@@ -224,6 +311,8 @@ def test_commands(
         ("data.root=" + "x" * 5000, "data.root"),
         ("data.root=~nobody-has-this-name/x", "data.root"),
         ("data.root=a\0b", "data.root"),
+        ("data.grid.fps=1e300", "data.grid.fps"),
+        ("data.grid.stride=" + "1" * 300, "data.grid.stride"),
         ("a" * 5000, "expected an override"),
         ("seed=&a [*a]", "override seed"),
         ("\x1b[31m=1", "unknown key"),

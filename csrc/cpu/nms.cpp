@@ -203,7 +203,8 @@ struct Kept {
 
 // Marks what has a tIoU of at least `threshold` with segment i.
 void mark_alike(const Timeline& line, int64_t i, double threshold, unsigned char* out) {
-  const auto [first, last] = line.alike(i, threshold);
+  const Window window = line.alike(i, threshold);
+  const int64_t first = window.first, last = window.last;  // not bindings, which some Clang takes up in no simd loop
   const double *start = line.start.data(), *end = line.end.data();
   const double from = start[i], to = end[i], offset = line.offset;
 #pragma omp simd

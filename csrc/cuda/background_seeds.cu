@@ -17,6 +17,8 @@ using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
 constexpr int kWarpsPerBlock = 4;
+constexpr int kAhead = 4;  // tiles that are read at a time: a walk lasts as long as its loads, one after the other
+constexpr int64_t kGroup = kAhead * kWarp;
 constexpr unsigned char kMarked = 2;  // the most probable snippet of a gap without any over the threshold
 
 // The highest value of the lanes in `lanes`, and the first index that has it; -1 where all are NaN.
@@ -59,7 +61,23 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp)
   const int64_t length = call.level_begin[level + 1] - call.level_begin[level];
   const A threshold = static_cast<A>(static_cast<T>(call.threshold));
   auto* marks = reinterpret_cast<unsigned char*>(seeds + offset);
-  const auto is_valid = [&](int64_t t) { return t < length && (call.mask == nullptr || call.mask[offset + t]); };
+  // What a lane sees of kAhead tiles, from `first` on.
+  struct Snippets {
+    bool valid[kAhead], acts[kAhead];
+    A value[kAhead];
+  };
+  const auto read = [&](int64_t first) {
+    Snippets snippets;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t t = first + i * kWarp + lane;
+      const bool inside = t < length;
+      snippets.valid[i] = inside && (call.mask == nullptr || call.mask[offset + t]);
+      snippets.acts[i] = inside && action[offset + t] && snippets.valid[i];
+      snippets.value[i] = inside ? static_cast<A>(background[offset + t]) : A(0);
+    }
+    return snippets;
+  };
 
   int64_t first_action = length, last_action = -1;
   bool over_before = false;  // in the gap that this tile begins in
@@ -69,57 +87,70 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp)
       marks[best.index] = kMarked;
     }
   };
-  for (int64_t tile = 0; tile < length; tile += kWarp) {
-    const int64_t t = tile + lane;
-    const bool valid = is_valid(t), acts = valid && action[offset + t];
-    const A value = valid ? static_cast<A>(background[offset + t]) : A(0);
-    const unsigned actions = __ballot_sync(kAllLanes, acts);
-    const unsigned over = __ballot_sync(kAllLanes, valid && !acts && value > threshold);
-    if (t < length) {
-      const unsigned earlier = actions & bits_between(0, lane);
-      const int gap = earlier == 0 ? 0 : kWarp - __clz(static_cast<int>(earlier));
-      marks[t] = (over & bits_between(gap, lane + 1)) != 0 || (earlier == 0 && over_before);
-    }
-    int begin = 0;
-    for (unsigned left = actions;; left &= left - 1) {
-      const int end = left == 0 ? kWarp : __ffs(static_cast<int>(left)) - 1;
-      over_before |= (over & bits_between(begin, end)) != 0;
-      if (!over_before) {
-        const bool mine = lane >= begin && lane < end && valid && value == value;
-        const Best<A> found = best_of_warp(Best<A>{value, mine ? t : -1});
-        best = found.beats(best) ? found : best;
+  for (int64_t first = 0; first < length; first += kGroup) {
+    const Snippets snippets = read(first);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t tile = first + i * kWarp, t = tile + lane;
+      const bool valid = snippets.valid[i], acts = snippets.acts[i];
+      const A value = snippets.value[i];
+      const unsigned actions = __ballot_sync(kAllLanes, acts);
+      const unsigned over = __ballot_sync(kAllLanes, valid && !acts && value > threshold);
+      if (t < length) {
+        const unsigned earlier = actions & bits_between(0, lane);
+        const int gap = earlier == 0 ? 0 : kWarp - __clz(static_cast<int>(earlier));
+        marks[t] = (over & bits_between(gap, lane + 1)) != 0 || (earlier == 0 && over_before);
       }
-      if (left == 0) {
-        break;
+      int begin = 0;
+      for (unsigned left = actions;; left &= left - 1) {
+        const int end = left == 0 ? kWarp : __ffs(static_cast<int>(left)) - 1;
+        over_before |= (over & bits_between(begin, end)) != 0;
+        if (!over_before) {
+          const bool mine = lane >= begin && lane < end && valid && value == value;
+          const Best<A> found = best_of_warp(Best<A>{value, mine ? t : -1});
+          best = found.beats(best) ? found : best;
+        }
+        if (left == 0) {
+          break;
+        }
+        close_gap(last_action < 0);
+        first_action = last_action < 0 ? tile + end : first_action;
+        last_action = tile + end;
+        over_before = false;
+        best = {A(0), -1};
+        begin = end + 1;
       }
-      close_gap(last_action < 0);
-      first_action = last_action < 0 ? tile + end : first_action;
-      last_action = tile + end;
-      over_before = false;
-      best = {A(0), -1};
-      begin = end + 1;
     }
   }
   close_gap(last_action >= 0);
 
   bool over_after = false;
-  for (int64_t tile = (length - 1) / kWarp * kWarp; tile >= 0; tile -= kWarp) {
-    const int64_t t = tile + lane;
-    const bool valid = is_valid(t), acts = valid && action[offset + t];
-    const unsigned actions = __ballot_sync(kAllLanes, acts);
-    const unsigned over =
-        __ballot_sync(kAllLanes, valid && !acts && static_cast<A>(background[offset + t]) > threshold);
-    const unsigned later = actions & bits_between(lane + 1, kWarp);
-    const int gap = later == 0 ? kWarp : __ffs(static_cast<int>(later)) - 1;
-    if (t < length) {
-      const bool before = marks[t] == 1;
-      const bool after = (over & bits_between(lane, gap)) != 0 || (later == 0 && over_after);
-      const bool leading = t < first_action && last_action >= 0, trailing = t > last_action && last_action >= 0;
-      const bool seed = leading ? after : trailing ? before : before && after;
-      marks[t] = valid && !acts && (seed || marks[t] == kMarked);
+  for (int64_t first = (length - 1) / kGroup * kGroup; first >= 0; first -= kGroup) {
+    const Snippets snippets = read(first);
+    unsigned char marked[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t t = first + i * kWarp + lane;
+      marked[i] = t < length ? marks[t] : 0;
     }
-    const int first = actions == 0 ? kWarp : __ffs(static_cast<int>(actions)) - 1;
-    over_after = (over & bits_between(0, first)) != 0 || (actions == 0 && over_after);
+#pragma unroll
+    for (int i = kAhead - 1; i >= 0; --i) {
+      const int64_t t = first + i * kWarp + lane;
+      const bool valid = snippets.valid[i], acts = snippets.acts[i];
+      const unsigned actions = __ballot_sync(kAllLanes, acts);
+      const unsigned over = __ballot_sync(kAllLanes, valid && !acts && snippets.value[i] > threshold);
+      const unsigned later = actions & bits_between(lane + 1, kWarp);
+      const int gap = later == 0 ? kWarp : __ffs(static_cast<int>(later)) - 1;
+      if (t < length) {
+        const bool before = marked[i] == 1;
+        const bool after = (over & bits_between(lane, gap)) != 0 || (later == 0 && over_after);
+        const bool leading = t < first_action && last_action >= 0, trailing = t > last_action && last_action >= 0;
+        const bool seed = leading ? after : trailing ? before : before && after;
+        marks[t] = valid && !acts && (seed || marked[i] == kMarked);
+      }
+      const int end = actions == 0 ? kWarp : __ffs(static_cast<int>(actions)) - 1;
+      over_after = (over & bits_between(0, end)) != 0 || (actions == 0 && over_after);
+    }
   }
 }
 

@@ -19,7 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from potloc_fast.data.grid import FPS_RANGE, MOST_FRAMES
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=FPS_RANGE[0], le=FPS_RANGE[1])]
+Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
 Device = Literal["auto", "cpu", "cuda"]
 Switch = Annotated[
     Literal["auto", "on", "off"],  # the last two are booleans in YAML
@@ -52,12 +56,53 @@ class Section(BaseModel):
 class GridConfig(Section):
     """Where snippets lie in time, where the layout does not say so or says it wrongly."""
 
-    fps: PositiveFloat | None = None
+    fps: Rate | None = None
     """Frames (or samples) a second of what the snippets were cut from."""
-    window: PositiveInt | None = None
+    window: Frames | None = None
     """Frames in a snippet."""
-    stride: PositiveInt | None = None
+    stride: Frames | None = None
     """Frames from one snippet to the next."""
+
+
+class SignalsConfig(Section):
+    """How raw recordings are read."""
+
+    columns: tuple[str, ...] | None = None
+    """Names of the columns to read, in this order; by default all that hold numbers but the time."""
+    sensors: tuple[str, ...] = ()
+    """Where a recording has several files, what their names end with after its name: phone for walk1_phone.csv."""
+    time: str | None = None
+    """The column of time stamps; by default one that is called time, timestamp or the like."""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """Unit of the time stamps, where neither the column's name nor their size says it."""
+
+
+class WindowsConfig(Section):
+    """How samples become snippets.
+
+    What is not set follows from the recordings and their points when training starts; in the run's config.yaml all is
+    resolved.
+    """
+
+    length_sec: PositiveFloat | None = None
+    """Seconds of the window that a snippet is made of, which is centred on the snippet's cell."""
+    stride_sec: PositiveFloat | None = None
+    """Seconds from one snippet to the next: snippet i is [i, i + 1) times this."""
+    features: Literal["raw", "statistics", "log-mel"] | None = None
+    """The window's samples, channel by channel; statistics of each channel; or a sound's energies in mel bands."""
+    rate_hz: PositiveFloat | None = None
+    """Samples a second that windows are cut from. A recording of another rate is resampled; one that says no rate is
+    taken to have this one."""
+
+    @property
+    def given(self) -> bool:
+        """Whether any key is set."""
+        return self != WindowsConfig()
+
+    @property
+    def resolved(self) -> bool:
+        """Whether all keys are set."""
+        return None not in (self.length_sec, self.stride_sec, self.features, self.rate_hz)
 
 
 class FolderData(Section):
@@ -80,6 +125,8 @@ class FolderData(Section):
     kept_points: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the points of each recording that is kept."""
     grid: GridConfig = GridConfig()
+    signals: SignalsConfig = SignalsConfig()
+    windows: WindowsConfig = WindowsConfig()
     trusted: bool = False
     """Whether pickled arrays may be loaded, which can run any code: only for files whose source is trusted."""
     standardize: bool = False

@@ -80,14 +80,17 @@ def parse_database(content: Any, source: str | Path) -> Database:
     labels: dict[Any, str] = {}
     numbers: dict[str, float] = {}
     for name, entry in by_name(database.items(), source).items():
-        where = f"{source}: database[{quote(name)}]"
         annotations = (entry.get("annotations") or ()) if isinstance(entry, Mapping) else None
         if not isinstance(annotations, list | tuple):
-            raise InputError(f"{where}: expected an object with a list of annotations, got {quote(entry)}")
+            raise InputError(
+                f"{_entry(source, name)}: expected an object with a list of annotations, got {quote(entry)}"
+            )
         instances = []
         for index, item in enumerate(annotations):
             try:
-                start, end = item["segment"]
+                start, end = segment = item["segment"]
+                if isinstance(segment, str | Mapping):  # which have parts as well
+                    raise TypeError
                 raw = item["label"]
                 label = labels.get(raw)
                 if label is None:
@@ -95,17 +98,24 @@ def parse_database(content: Any, source: str | Path) -> Database:
                     numbers.setdefault(label, float(item.get("label_id", item.get("idx", 0))))
                 instances.append(Instance(label, float(start), float(end)))
             except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-                expected = "expected a label and a segment [start, end]"
-                raise InputError(f"{where}.annotations[{index}]: {expected}, got {quote(item)}") from None
-        duration, fps, frames = (_positive(entry, key, where) for key in ("duration", "fps", "frame"))
+                raise InputError(
+                    f"{_entry(source, name)}.annotations[{index}]: expected a label and a segment [start, end], "
+                    f"got {quote(item)}"
+                ) from None
+        duration, fps, frames = (_positive(entry, key, name, source) for key in ("duration", "fps", "frame"))
         if fps is None and frames and duration:
             fps = frames / duration
-        videos[name] = Video(str(entry.get("subset") or "").strip().lower(), tuple(instances), duration, fps)
+        videos[name] = Video(subset_text(entry.get("subset")), tuple(instances), duration, fps)
     listed = content.get("activity_list")
     if not isinstance(listed, list | tuple | None):
         raise InputError(f"{source}: expected a list of names as activity_list, got {quote(listed)}")
     activity_list = None if listed is None else tuple(normalize(str(label)) for label in listed)
     return Database(Path(source), videos, tuple(sorted(numbers, key=lambda name: (numbers[name], name))), activity_list)
+
+
+def subset_text(subset: Any) -> str:
+    """The name of a subset as it is compared; "" where there is none."""
+    return normalize(str(subset or "").strip().lower())
 
 
 def label_text(label: Any) -> str:
@@ -174,14 +184,22 @@ def choose_grid(
     fps = config.fps or fps
     if fps is None:
         raise InputError(f"{video}: expected its fps in the annotations or in data.grid.fps, found none")
-    return Grid(fps, config.window or window or stride, stride)
+    try:
+        return Grid(fps, config.window or window or stride, stride)
+    except ValueError as error:
+        raise InputError(f"{video}: {error}") from None
 
 
-def _positive(entry: Mapping[str, Any], key: str, where: str) -> float | None:
+def _entry(source: str | Path, name: str) -> str:
+    """What a video's entry is called in errors: made for them alone, as quoting takes longer than reading."""
+    return f"{source}: database[{quote(name)}]"
+
+
+def _positive(entry: Mapping[str, Any], key: str, name: str, source: str | Path) -> float | None:
     """The number over zero under a key; None where there is none or it says nothing."""
     value = entry.get(key)
     try:
         number = 0.0 if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}.{key}: expected a number above 0, got {quote(value)}") from None
+        raise InputError(f"{_entry(source, name)}.{key}: expected a number above 0, got {quote(value)}") from None
     return number if 0 < number < math.inf else None

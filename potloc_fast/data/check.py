@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from potloc_fast.config.schema import Config
 from potloc_fast.data.derive import derive
 from potloc_fast.data.grid import Grid
-from potloc_fast.data.listing import Entry, Listing
+from potloc_fast.data.listing import Entry, Listing, load_notes
 from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.data.recording import (
     Dataset,
@@ -91,7 +91,7 @@ class Report:
         )
 
 
-def check(found: Listing | Dataset, config: Config) -> Report:
+def check(found: Listing | Dataset, config: Config, windows: Sequence[str] = ()) -> Report:
     """Read a data set whole, in parallel, a few recordings in memory at a time, and say what is in it.
 
     Faults follow the rules that training itself goes by. Progress is shown on standard error.
@@ -99,6 +99,7 @@ def check(found: Listing | Dataset, config: Config) -> Report:
     Args:
         found: the data set, as it is listed or already in memory.
         config: says which points are trained on, which subset is tested, and whether features are standardized.
+        windows: what was chosen for raw recordings, and why.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -130,12 +131,13 @@ def check(found: Listing | Dataset, config: Config) -> Report:
         message = f"{found.name}: all recordings are there to train on, so that nothing will be detected in"
         warnings.append(Finding("no recordings to test in", message))
     warnings += _feature_warnings(read, config.data.standardize)
+    warnings += [Finding("gaps", note) for note in load_notes(item for item in items if isinstance(item, Entry))]
     warnings += _length_warnings(items, read)
     if any(recording.points for recording in drawn.recordings if recording.subset == "train"):
         warnings += _point_warnings(drawn)
         warnings += _class_warnings(trained)
     chosen = () if faults else derive(config, trained.subset("train"))[1]
-    return Report(found.name, (*found.notes, *chosen), tuple(faults), tuple(warnings), _statistics(trained))
+    return Report(found.name, (*found.notes, *windows, *chosen), tuple(faults), tuple(warnings), _statistics(trained))
 
 
 class _Values(NamedTuple):
@@ -204,7 +206,8 @@ def _surplus_files(items: Sequence[Entry | Recording]) -> Iterator[Finding]:
     users: dict[Path, set[str]] = defaultdict(set)
     for item in items:
         for source in item.sources if isinstance(item, Entry) else ():
-            users[_file_of(source.path)].add(item.id)
+            for path in getattr(source, "files", (source.path,)):
+                users[_file_of(path)].add(item.id)
     # What lies beside a file of many recordings is of other data sets. Text of HAPT stands beside its labels, and its
     # folder is itself the list of recordings.
     shared = {file.parent for file, ids in users.items() if len(ids) > 1}

@@ -8,6 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+FPS_RANGE = 1e-6, 1e9  # frames a second, from the least to the most
+MOST_FRAMES = 10**9  # in a window or stride, at most
+
 Times = TypeVar("Times", float, NDArray[np.float64])
 
 
@@ -34,8 +37,12 @@ class Grid:
     stride: int
 
     def __post_init__(self) -> None:
-        if not (0 < self.fps < float("inf") and self.window >= 1 and self.stride >= 1):
-            raise ValueError(f"expected fps > 0, window >= 1 and stride >= 1, got {self}")
+        least, most = FPS_RANGE
+        if not (least <= self.fps <= most and all(1 <= frames <= MOST_FRAMES for frames in (self.window, self.stride))):
+            raise ValueError(
+                f"expected {least:g} to {most:g} frames a second, and 1 to {MOST_FRAMES:g} frames a window and stride, "
+                f"got {self.fps:g}, {self.window:g} and {self.stride:g}"
+            )
 
     @property
     def snippet_sec(self) -> float:

@@ -106,7 +106,10 @@ class Entry:
                     f"{self.id}: expected its duration in seconds, which resampled features need, "
                     f"got {self.duration_sec}"
                 )
-            grid = Grid(fps=max(len(features), 1) / self.duration_sec, window=1, stride=1)
+            try:
+                grid = Grid(fps=max(len(features), 1) / self.duration_sec, window=1, stride=1)
+            except ValueError as error:
+                raise InputError(f"{self.id}: {error}, from a duration of {self.duration_sec:g} s") from None
         files = tuple(source.path for source in self.sources)
         return Recording(self.id, features, grid, self.subset, self.instances, self.points, files)
 
@@ -136,8 +139,13 @@ class Listing:
             InputError: the first fault found.
         """
         recordings = tuple(entry.open() for entry in self.entries)
-        notes = (*self.notes, *(finding.message for finding in self.taken_out))
+        notes = (*self.notes, *(finding.message for finding in self.taken_out), *load_notes(self.entries))
         return validate(Dataset(self.name, self.classes, recordings, notes))
+
+
+def load_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """What the sources of recordings had to say when they were loaded: those of signals tell of gaps."""
+    return tuple(note for entry in entries for source in entry.sources for note in getattr(source, "notes", ()))
 
 
 def collect_classes(entries: Iterable[Entry]) -> tuple[str, ...]:

@@ -8,19 +8,22 @@ import resource
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.data.grid import Grid
 from potloc_fast.errors import InputError, quote
+from potloc_fast.files import check_kind
 
-Label = TypeVar("Label")
+Label = TypeVar("Label", "Instance", "Point")
 
 BLOCK = 1 << 14  # snippets that are looked at together: a recording may be larger than memory
+SAME = 1e-6  # of a time, or seconds: what a detour through single precision or text changes at most
 
 
 class JoinedFeatures:
@@ -84,8 +87,7 @@ def intact(features: Features) -> Features:
     return features
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """An action with its true boundaries, `[start_sec, end_sec)`."""
 
     label: str
@@ -93,8 +95,7 @@ class Instance:
     end_sec: float
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """An action known by a single moment inside it."""
 
     label: str
@@ -225,13 +226,26 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
         InputError: the file is missing, truncated or no .npy file, or holds something else. Pickled objects are never
             loaded.
     """
+    features = to_features(map_array(path), path)
+    if expected_width is not None and features.shape[1] != expected_width:
+        raise InputError(f"{path}: expected width {expected_width} as in the other recordings, got {features.shape[1]}")
+    return features
+
+
+def map_array(path: str | Path) -> NDArray[Any]:
+    """Memory-map the array of a .npy file, whatever it holds but pickled objects.
+
+    Raises:
+        InputError: the file is missing, truncated or no .npy file.
+    """
     allow_open_files()
+    check_kind(path)
     try:
         with open(path, "rb") as file:
             magic = file.read(6)
         if magic != b"\x93NUMPY":
             raise InputError(f"{path}: expected a .npy file, got one that starts with {quote(magic)}")
-        array = np.lib.format.open_memmap(str(path), mode="r")
+        return np.lib.format.open_memmap(str(path), mode="r")
     except InputError:
         raise
     except FileNotFoundError:
@@ -241,10 +255,6 @@ def load_features(path: str | Path, expected_width: int | None = None) -> NDArra
     except Exception as error:  # a damaged header can raise nearly anything
         found = "pickled Python objects" if "Python objects" in str(error) else "a truncated or damaged file"
         raise InputError(f"{path}: expected an array of floats, got {found}") from None
-    features = to_features(array, path)
-    if expected_width is not None and features.shape[1] != expected_width:
-        raise InputError(f"{path}: expected width {expected_width} as in the other recordings, got {features.shape[1]}")
-    return features
 
 
 def to_features(array: NDArray[Any], path: str | Path) -> NDArray[np.float32]:
@@ -281,10 +291,20 @@ class Finding:
     message: str
 
 
+def _same(first: Label, second: Label) -> bool:
+    """Whether two labels say the same."""
+    return (
+        second[1] - first[1] <= SAME * max(1.0, abs(first[1]))  # which mostly answers: the first is not later
+        and first[0] == second[0]
+        and all(map(partial(math.isclose, rel_tol=SAME, abs_tol=SAME), first[1:], second[1:]))
+    )
+
+
 class Tidy:
     """Takes out of labels what says nothing: instances that end where they start, and rows that stand twice.
 
-    Published data have both; the first can't be found, and the second would count twice. `findings` counts them.
+    Published data have both; the first can't be found, and the second would count twice. Times that differ by less than
+    `SAME` are one: they went through another precision. `findings` counts what is taken out.
 
     Args:
         source: names in errors what the labels were read from.
@@ -305,9 +325,10 @@ class Tidy:
         return self._once("points merged, as they stand twice", name, rows)
 
     def _once(self, kind: str, name: str, rows: Sequence[Label]) -> tuple[Label, ...]:
-        once = tuple(dict.fromkeys(rows))
-        self._taken[kind] += [name] * (len(rows) - len(once))
-        return once
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        again = {j for i, j in pairwise(order) if _same(rows[i], rows[j])}
+        self._taken[kind] += [name] * len(again)
+        return tuple(row for i, row in enumerate(rows) if i not in again) if again else tuple(rows)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -107,9 +107,15 @@ def resident(
     With "auto" a GPU keeps what fits into half of its free memory, and a CPU nothing.
     """
     if mode == "auto":
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        free = _free(device) if device.type == "cuda" else 0
         mode = "on" if _bytes(training_set, dtype) <= free / 2 else "off"
     return ResidentSet(training_set, device, dtype) if mode == "on" else None
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that a GPU has left for tensors: the driver's, and what torch holds without using it."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _bytes(training_set: TrainingSet, dtype: torch.dtype) -> int:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from potloc_fast.data.listing import NpyFile, Source
 from potloc_fast.data.recording import allow_open_files, to_features
+from potloc_fast.data.tables import to_number
 from potloc_fast.errors import InputError, quote, shorten
-from potloc_fast.files import LARGE, PACKED, check_members, listed, read_lines
-from potloc_fast.names import by_name, find_name, normalize
+from potloc_fast.files import LARGE, PACKED, check_kind, check_members, listed, read_lines
+from potloc_fast.names import by_name, find_names, normalize
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -72,7 +73,7 @@ class Hdf5Dataset:
         import h5py
 
         allow_open_files()
-        with _reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
+        with reading(self.file, "an HDF5 file"), h5py.File(self.file, "r") as file:
             item = file.get(self.name)
             if item is None:
                 raise InputError(f"{self.path}: expected a dataset of this name in the file, found none")
@@ -83,11 +84,7 @@ class Hdf5Dataset:
             offset = item.id.get_offset()
             if offset is not None and item.size and item.dtype == np.float32:
                 return to_features(np.memmap(str(self.file), item.dtype, "r", offset, item.shape), self.path)
-            if item.nbytes > max(LARGE, PACKED * item.id.get_storage_size()):
-                raise InputError(
-                    f"{self.path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in "
-                    f"{item.id.get_storage_size()}"
-                )
+            check_packed(item, self.path)
             return to_features(np.asarray(item[()]), self.path)
 
 
@@ -101,7 +98,7 @@ class TensorFile:
         """Memory-map the tensor, or read it where it is in torch's old format."""
         import torch
 
-        with _reading(self.path, "a tensor as torch.save writes it"):
+        with reading(self.path, "a tensor as torch.save writes it"):
             mapped = zipfile.is_zipfile(self.path)
             if mapped:
                 with zipfile.ZipFile(self.path) as archive:
@@ -160,7 +157,7 @@ class PickleFile:
         """Load the array."""
         if not self.trusted:
             raise InputError(f"{self.path}: expected an array, got {PICKLED}")
-        with _reading(self.path, "a pickled array"), open(self.path, "rb") as file:
+        with reading(self.path, "a pickled array"), open(self.path, "rb") as file:
             array = np.asarray(pickle.load(file))
         return to_features(array, self.path)
 
@@ -194,14 +191,15 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         A source for each video. Where there is none in `place`, it fails when it is opened.
 
     Raises:
-        InputError: there is no such place, or it has two files for a video.
+        InputError: there is no such place, it has two files for a video, or one for two.
     """
     if place.suffix.lower() in HDF5_SUFFIXES:
         import h5py
 
-        with _reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
+        with reading(place, "an HDF5 file"), h5py.File(place, "r") as file:
             names = by_name(((name, name) for name in file), place)
-        return {video: Hdf5Dataset(place, names.get(find_name(video, names) or video, video)) for video in videos}
+        found = find_names(videos, names, place)
+        return {video: Hdf5Dataset(place, names.get(name, video)) for video, name in found.items()}
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder of features or an .hdf5 file, found none")
     paths: dict[str, Path] = {}
@@ -210,9 +208,8 @@ def locate(place: Path, videos: Iterable[str], *, trusted: bool) -> dict[str, So
         if path.suffix.lower() in FORMATS and paths.setdefault(name, path) != path:
             raise InputError(f"{place}: expected one file for {name}, found {paths[name].name} and {path.name}")
     sources = {}
-    for video in videos:
-        found = find_name(video, paths)
-        path = place / f"{video}.npy" if found is None else paths[found]
+    for video, name in find_names(videos, paths, place).items():
+        path = paths.get(name, place / f"{video}.npy")
         sources[video] = FORMATS[path.suffix.lower()](path, trusted)
     return sources
 
@@ -231,12 +228,25 @@ def sources_of(path: Path, *, trusted: bool) -> dict[str, Source]:
     if suffix in HDF5_SUFFIXES:
         import h5py
 
-        with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+            if not len(file):
+                raise InputError(f"{path}: expected a dataset for each recording, found none")
             return by_name(((name, Hdf5Dataset(path, name)) for name in file), path)
     if suffix not in FORMATS:
         known = ", ".join([*FORMATS, *HDF5_SUFFIXES])
         raise InputError(f"{path}: expected a feature file, one of {known}, got {quote(path.suffix)}")
     return {normalize(path.stem): FORMATS[suffix](path, trusted)}
+
+
+def check_packed(item: Any, path: Path) -> None:
+    """Refuse a dataset of an HDF5 file that is small on disk and would fill the memory.
+
+    Raises:
+        InputError: it is large, and packed as values never are.
+    """
+    stored = item.id.get_storage_size()
+    if item.nbytes > max(LARGE, PACKED * stored):
+        raise InputError(f"{path}: expected values packed to a {PACKED}th at most, got {item.nbytes} bytes in {stored}")
 
 
 def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> dict[str, NDArray[Any]]:
@@ -254,7 +264,7 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
         InputError: the archive can't be read.
     """
     with (
-        _reading(file, "an .npz archive of plain arrays"),
+        reading(file, "an .npz archive of plain arrays"),
         open(file, "rb") as opened,
         zipfile.ZipFile(opened) as packed,
         NpzFile(opened, allow_pickle=trusted) as archive,
@@ -266,7 +276,7 @@ def read_npz(file: Path, members: Collection[str], *, trusted: bool = False) -> 
 
 def _is_row(line: str, width: int) -> bool:
     try:
-        return len([float(cell) for cell in line.split(",")]) == width
+        return len([to_number(cell) for cell in line.split(",")]) == width
     except ValueError:
         return False
 
@@ -279,8 +289,9 @@ def _is_header(cells: list[str]) -> bool:
 
 
 @contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path, expected: str) -> Iterator[None]:
     """Answer whatever a reader raises in one sentence: on damaged files that can be nearly any exception."""
+    check_kind(path)
     try:
         yield
     except InputError:

@@ -53,7 +53,7 @@ class Row:
             InputError: there is something else, or it is not finite.
         """
         try:
-            number = float(self[column])
+            number = to_number(self[column])
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
@@ -61,6 +61,17 @@ class Row:
                 f"{self.path}: expected a number as {column} in line {self.line}, got {quote(self[column])}"
             )
         return number
+
+
+def to_number(text: str) -> float:
+    """The number that a cell holds, as other programs read it: Python itself takes 1_0 for 10.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[Row]:

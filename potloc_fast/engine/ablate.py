@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from potloc_fast.config import Config, dump_config, parse_config
 from potloc_fast.config.load import merge, nested
-from potloc_fast.config.schema import NmsConfig
+from potloc_fast.config.schema import FolderData, NmsConfig
 from potloc_fast.errors import InputError
 from potloc_fast.files import read_json, write_bytes, write_text
 
@@ -87,6 +87,35 @@ def _extensions(config: Config) -> list[Arm]:
     ]
 
 
+def _windows(config: Config) -> list[Arm]:
+    """Length, stride and features of the windows, around those that are set or follow from the recordings."""
+    from potloc_fast.engine.train import settle_windows
+
+    data = settle_windows(config)[0].data
+    if not isinstance(data, FolderData) or not data.windows.resolved:
+        raise InputError("windows: expected a configuration with raw recordings (signals/ in the layout plain)")
+    windows = data.windows.model_dump(mode="json")
+    arms: dict[tuple[str, ...], Arm] = {}
+    for length, stride, features in (
+        (1, 1, windows["features"]),
+        (0.5, 1, windows["features"]),
+        (2, 1, windows["features"]),
+        (1, 0.5, windows["features"]),
+        (1, 2, windows["features"]),
+        (1, 5, windows["features"]),
+        (1, 1, "raw"),
+        (1, 1, "statistics"),
+    ):
+        values = windows | {
+            "length_sec": round(length * windows["length_sec"], 9),
+            "stride_sec": round(stride * windows["stride_sec"], 9),
+            "features": features,
+        }
+        named = {key: f"{values[f'{key}_sec']:g}" for key in ("length", "stride")} | {"features": features}
+        arms.setdefault(tuple(named.values()), Arm(named, {"data": {"windows": values}}))
+    return list(arms.values())
+
+
 def _one_key(column: str, path: str, values: Sequence[Any]) -> list[Arm]:
     """An arm for each value of one key."""
     arms = []
@@ -108,7 +137,11 @@ def arms_of(study: str, config: Config) -> list[Arm]:
     return _one_key(study, *_KEYS[study])
 
 
-_OWN: dict[str, Callable[[Config], list[Arm]]] = {"supervision": _supervision, "extensions": _extensions}
+_OWN: dict[str, Callable[[Config], list[Arm]]] = {
+    "supervision": _supervision,
+    "extensions": _extensions,
+    "windows": _windows,
+}
 _KEYS: dict[str, tuple[str, Sequence[Any]]] = {
     "levels": ("model.levels", (0, 1, 2, 3, 4, 5)),
     "window": ("model.window", (3, 7, 13, 19, 31)),
@@ -129,6 +162,7 @@ STUDIES: dict[str, str] = {
     "kept-points": "share of the points that is kept",
     "algorithm": "variant of Algorithm 1",
     "rounds": "rounds of self-training",
+    "windows": "length, stride and features of the windows that raw recordings are cut into",
     "extensions": "what goes past the paper: boundary head, fused pseudo-labels, self-training",
 }
 

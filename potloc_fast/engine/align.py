@@ -27,7 +27,7 @@ BLOCK = 1 << 14  # snippets that are classified together: a recording may be lar
 OUTLIERS = 0.01  # a probability that every class has in every snippet, whatever the classifier says
 DURATION_WEIGHT = 3.0  # snippets that follow each other are no independent evidence: their usual length counts for more
 SPREAD = 0.15  # least deviation of the lengths of a class, over the usual length
-LEVELS: tuple[float, ...] = (0.5, 0.0, 1.0)  # lambda; the first where nothing tells them apart
+LEVELS: tuple[float, ...] = (0.5, 0.0)  # lambda; the first where nothing tells them apart
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -68,9 +68,8 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
 
     What goes on beside an action is often like the action, and then belongs to the label as well. m_c is half-way
     between two medians of g_c: in the segments of the class, and in the background within a usual length of them. With
-    lambda = 1 a boundary lies where g passes half of its height, with lambda = 0 where both are equally likely. Labels
-    are drawn for lambda = 0, 1/2 and 1. Those are kept that can be found again in other recordings: a classifier of one
-    half of the recordings explains the largest part of the entropy of the labels of the other half (`_explained`).
+    lambda = 1 a boundary would lie where g passes half of its height, with lambda = 0 it lies where both are equally
+    likely. Labels are drawn for lambda = 0 and 1/2, and those are kept of which other recordings tell more.
 
     The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
     their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
@@ -85,19 +84,19 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
 
     Returns:
         A pseudo-label for each point, in the order of the points; its score is the mean probability of its class in
-        its snippets. A note says which lambda was chosen, and how much was explained.
+        its snippets. A note says which lambda was chosen, and how much they tell.
     """
     learner = _Learner(dataset, len(points.labels), seed, device)
     chains = list(_chains(dataset, points))
     best, kept = -np.inf, None
     for level in track(LEVELS, "align", transient=True):
         segments, found = _align(learner, chains, level)
-        explained = _explained(learner, chains, segments)
-        if explained > best:
+        information = _information(learner, chains, segments)
+        if information > best:
             note = (
-                f"labels: lambda={level:g}, one half of the recordings explains {explained:.0%} of the other's labels"
+                f"labels: lambda={level:g}, and other recordings tell {information:.2f} nats of the label of a snippet"
             )
-            best, kept = explained, _pseudo_labels(points, chains, segments, found, note)
+            best, kept = information, _pseudo_labels(points, chains, segments, found, note)
     assert kept is not None
     return kept
 
@@ -206,25 +205,26 @@ def _middle_levels(
     return middle
 
 
-def _explained(learner: _Learner, chains: Sequence[_Chain], segments: Sequence[Integers]) -> float:
-    """The part of the labels' entropy that a classifier explains which learned the labels of other recordings.
+def _information(learner: _Learner, chains: Sequence[_Chain], segments: Sequence[Integers]) -> float:
+    """What a classifier that learned the labels of one half of the recordings knows of the other half's, in nats.
 
-    It is Theil's uncertainty coefficient of snippets' labels, from the mean of ln p(y | x) - ln pi_y over the snippets:
-    1 where all is explained, 0 or less where nothing is, as with one recording.
+    It is the mean of ln p(y | x) - ln pi_y over the snippets, a lower bound of the mutual information of features and
+    labels. Labels that take in what looks otherwise, or leave out what looks alike, are harder to tell; labels that
+    shrink to little hold little to be told. 0 with one recording.
     """
     recordings = {chain.recording.id: chain.recording for chain in chains}
     targets = _targets(chains, segments, learner.classes)
     counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
     share = np.log(counts / counts.sum())
-    halves, gained, entropy = (list(targets)[::2], list(targets)[1::2]), 0.0, 0.0
+    halves, told, snippets = (list(targets)[::2], list(targets)[1::2]), 0.0, 0
     for learned, other in (halves, halves[::-1]) if halves[1] else ():
         model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS)
         for name in other:
             own = targets[name]
             p = learner.classify(model, recordings[name])[np.arange(len(own)), own]
-            gained += float((np.log(p + 0.1 * OUTLIERS) - share[own]).sum())
-            entropy -= float(share[own].sum())
-    return gained / entropy if entropy else 0.0
+            told += float((np.log(p + 0.1 * OUTLIERS) - share[own]).sum())
+            snippets += len(own)
+    return told / max(snippets, 1)
 
 
 class _Learner:

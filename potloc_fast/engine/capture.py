@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeAlias
+from contextlib import suppress
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ class CapturedStep:
 
     The first steps on batches of a shape run as they are, on a stream of their own. The next is recorded, and from then
     on such batches are copied to where the recorded step reads them, and it is replayed. There are as many recordings
-    as shapes, up to a limit: lengths should be rounded up, and lists of labels padded. On a CPU, and where a step can't
-    be recorded, all run as they are.
+    as shapes, up to a limit: lengths should be rounded up, and lists of labels padded. On a CPU all run as they are; so
+    do all of the process once a step could not be recorded.
 
     A replay repeats what the step does on the device and nothing that it does on the host: learning rates must be
     tensors, which may be filled between steps, and the step must begin by setting gradients to None. Random numbers go
@@ -38,8 +39,10 @@ class CapturedStep:
         reason: why steps are not, or no longer, replayed; None where they are or will be.
     """
 
+    failed: ClassVar[str | None] = None  # why a step of this process could not be recorded
+
     def __init__(self, step: Callable[[Batch], Tensor], device: torch.device) -> None:
-        self.reason = None if device.type == "cuda" else f"CUDA graphs need a GPU, and the device is {device}"
+        self.reason = self.failed if device.type == "cuda" else f"CUDA graphs need a GPU, and the device is {device}"
         self._step = step
         self._device = device
         self._taken: Counter[Shapes] = Counter()
@@ -61,6 +64,7 @@ class CapturedStep:
                 self._recorded[shapes] = self._record(batch)
             except RuntimeError as error:
                 self.reason = f"the step can't be captured: {str(error).splitlines()[0]}"
+                CapturedStep.failed = self.reason
                 self._recorded.clear()
                 return self._step(batch)
         inputs, graph, output = self._recorded[shapes]
@@ -89,8 +93,11 @@ class CapturedStep:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 output = self._step(inputs)
         except RuntimeError:
-            # A capture that fails can leave its stream and its random state behind.
+            # A capture that fails can leave its stream and its random state behind, and an allocator that takes it to
+            # go on. That one can't be asked, and refuses where it knows better.
             torch.cuda.set_stream(current)
             generator.graphsafe_set_state(before)
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(current.device_index, self._pool)
             raise
         return inputs, graph, output

@@ -33,21 +33,39 @@ def pick_device(config: EngineConfig) -> torch.device:
     Raises:
         InputError: a GPU is asked for and none can be used.
     """
-    reason, index = None, int(os.environ.get("LOCAL_RANK", 0))
     if config.device == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        reason = "torch was built without CUDA" if torch.version.cuda is None else "torch finds none"
-    elif not _C.cuda_architectures:
-        reason = "potloc_fast was built without CUDA kernels"
-    elif index >= torch.cuda.device_count():
-        reason = f"{torch.cuda.device_count()} for process {index} of this machine, counted from 0"
+    index = int(os.environ.get("LOCAL_RANK", 0))
+    reason = unusable(index)
     if reason is not None and config.device == "cuda":
         raise InputError(f"engine.device: expected a GPU that can be used, found none: {reason}")
     device = torch.device("cuda", index) if reason is None else torch.device("cpu")
     if config.device == "auto" and torch.cuda.is_available() and index == 0:
         say(f"engine.device: {device} ({torch.cuda.get_device_name(device) if reason is None else reason})")
     return device
+
+
+@cache
+def unusable(index: int) -> str | None:
+    """Why the machine's GPU of this number can't be used; None where it can. A kernel is tried, once a process."""
+    if not torch.cuda.is_available():
+        return "torch was built without CUDA" if torch.version.cuda is None else "torch finds none"
+    if index >= torch.cuda.device_count():
+        return f"{torch.cuda.device_count()} for process {index} of this machine, counted from 0"
+    if not _C.cuda_architectures:
+        return f"potloc_fast was built without CUDA kernels ({_C.without_cuda})"
+    try:  # the kernels may be for other GPUs, or need a newer driver than torch
+        torch.ops.potloc_fast.sigmoid_focal_loss(*torch.zeros(2, 1, device=f"cuda:{index}"), 0.25, 2.0, 0)
+        torch.cuda.synchronize(index)
+    except RuntimeError as error:
+        said = str(error).splitlines()[0].removeprefix("sigmoid_focal_loss: ")
+        return f"the kernels, built for {_C.cuda_architectures}, don't run on {_name(index)}: {said}"
+    return None
+
+
+def _name(index: int) -> str:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{torch.cuda.get_device_name(index)} ({major}.{minor})"
 
 
 @cache
@@ -75,19 +93,27 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def bring(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on a device; for a GPU they are read ahead and copied while it computes."""
+    """Batches on a device; for a GPU they are read and copied ahead, on a stream of their own, while it computes."""
     if device.type == "cpu":
         yield from batches
         return
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def pinned() -> Iterator[Batch]:
+    def copied() -> Iterator[tuple[Batch, torch.cuda.Event]]:
         torch.cuda.set_device(device)  # of the thread, which else would take up memory of the first GPU
         for batch in batches:
             tensors = vars(batch).items()
-            yield Batch(**{name: x.pin_memory() if x.nbytes <= PINNED else x for name, x in tensors})
+            pinned = Batch(**{name: x.pin_memory() if x.nbytes <= PINNED else x for name, x in tensors})
+            with torch.cuda.stream(side):
+                there = pinned.to(device)
+            yield there, side.record_event()
 
-    for batch in read_ahead(pinned(), AHEAD):
-        yield batch.to(device)
+    for batch, copying in read_ahead(copied(), AHEAD):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(copying)
+        for tensor in vars(batch).values():
+            tensor.record_stream(current)  # else its memory could be written to again while it is read
+        yield batch
 
 
 def read_ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:

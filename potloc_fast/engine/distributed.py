@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -24,15 +27,37 @@ from potloc_fast.models.pyramid import Pyramid
 
 T = TypeVar("T")
 
+WAIT = timedelta(minutes=30)  # for each other: the first process makes pseudo-labels and draws alone
 
-def join(device: torch.device) -> None:
-    """Make the device the current one, and join the processes that torchrun started, once."""
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """A block on a device with the processes that torchrun started, which are joined once.
+
+    The group is left when Python ends, but not after an exception: leaving waits for the others, which may wait for
+    this process. It ends at once, the cause is the last thing that it says, and torchrun ends the others.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(dist.destroy_process_group)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        gpu = device if device.type == "cuda" else None
+        dist.init_process_group("gloo" if gpu is None else "nccl", timeout=WAIT, device_id=gpu)
+        atexit.register(dist.destroy_process_group)
+    try:
+        yield
+    except GeneratorExit:  # a caller that has enough of what a generator yields
+        raise
+    except BaseException:
+        atexit.unregister(dist.destroy_process_group)
+        raise
+
+
+def leave(status: int) -> None:
+    """End this process at once if it is one of several: torch would wait for what the others no longer send."""
+    if ranks() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def rank() -> int:

@@ -83,6 +83,7 @@ def update(
     """
     parameters = list(model.parameters())
     if scaler is not None:
+        scaler._per_optimizer_states.clear()  # a step that could not be captured may have left it half way
         scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip is not None:

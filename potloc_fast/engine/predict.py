@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from potloc_fast.config.schema import Device
 from potloc_fast.data import Recording
+from potloc_fast.data.inputs import inputs_of, makes_snippets
 from potloc_fast.data.listing import Source
-from potloc_fast.data.sources import FORMATS, HDF5_SUFFIXES, sources_of
+from potloc_fast.data.signals.readers import FORMATS as RAW
+from potloc_fast.data.sources import FORMATS, HDF5_SUFFIXES
 from potloc_fast.detector import Detector
-from potloc_fast.engine.distributed import join
+from potloc_fast.engine.distributed import joined
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation import Segments
@@ -36,7 +39,8 @@ def predict(
     Args:
         run: a run, or its folder.
         recordings: recordings; or paths of files with features `[T, F]` in one of the formats that training reads,
-            each named by its stem (HDF5: by its datasets); or a mapping from names to features.
+            each named by its stem (HDF5: by its datasets), of raw files where the run was trained on such; or a mapping
+            from names to features.
         snippet_sec: how long a snippet of files and mappings lasts, in seconds; by default as in training, if it was
             the same in all recordings there.
         device: "auto", "cpu" or "cuda"; by default as the run's configuration says.
@@ -50,8 +54,8 @@ def predict(
             there is no such device.
     """
     detector = Detector.load(run, device=device, snippet_sec=snippet_sec)
-    join(detector.device)
-    return detector.segments(read_recordings(detector, recordings, trusted), alone=False)
+    with joined(detector.device):
+        return detector.segments(read_recordings(detector, recordings, trusted), alone=False)
 
 
 def read_recordings(
@@ -68,9 +72,11 @@ def read_recordings(
             if isinstance(item, Recording):
                 detector.check(item)
                 found[item.id] = item
-            else:
-                for name, source in sources_in(detector, [Path(item)], trusted):
-                    found[str(source.path)] = detector.recording(name, source.load(), str(source.path))
+        paths = [Path(item) for item in recordings if not isinstance(item, Recording)]
+        for name, source in sources_in(detector, paths, trusted):
+            found[str(source.path)] = detector.recording(name, source.load(), str(source.path))
+            for note in getattr(source, "notes", ()):
+                print(note, file=sys.stderr)
     if not found:
         raise InputError(f"{detector.source}: expected at least one recording, found none")
     names = Counter(recording.id for recording in found.values())
@@ -88,9 +94,16 @@ def sources_in(detector: Detector, paths: Sequence[Path], trusted: bool = False)
     Raises:
         InputError: a format is not known, or a file can't be opened.
     """
-    return [found for path in paths for found in sources_of(path, trusted=trusted).items()]
+    data = detector.config.data
+    if paths and detector.snippet_sec is not None and makes_snippets(data):
+        raise InputError(
+            f"snippet_sec: expected none, as the run makes snippets of {data.windows.stride_sec:g} s itself, got "
+            f"{detector.snippet_sec:g}"
+        )
+    return inputs_of(data, paths, trusted=trusted)
 
 
 def is_input(detector: Detector, path: Path) -> bool:
     """Whether the name of a file says that it is of the kind that a run detects in."""
-    return path.suffix.lower() in (*FORMATS, *HDF5_SUFFIXES)
+    known = RAW if makes_snippets(detector.config.data) else (*FORMATS, *HDF5_SUFFIXES)
+    return path.suffix.lower() in known

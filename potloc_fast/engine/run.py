@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from potloc_fast.config import Config, dump_config, load_config
+from potloc_fast.config.schema import Frames, Rate
 from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.distributed import once
 from potloc_fast.errors import InputError, quote, shorten
@@ -32,9 +33,9 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _GridFacts(BaseModel):
-    fps: Annotated[float, Field(ge=1e-6, le=1e9)]
-    window: Annotated[int, Field(ge=1, le=10**9)]
-    stride: Annotated[int, Field(ge=1, le=10**9)]
+    fps: Rate
+    window: Frames
+    stride: Frames
 
 
 class _Facts(BaseModel):

@@ -24,11 +24,13 @@ from potloc_fast.data.listing import Listing
 from potloc_fast.data.points import draw_points, thin_points
 from potloc_fast.data.recording import training_faults
 from potloc_fast.data.resident import resident
+from potloc_fast.data.signals.choose import choose_windows
 from potloc_fast.engine.align import align
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
-from potloc_fast.engine.distributed import join, once, rank
+from potloc_fast.engine.distributed import joined, once, rank
 from potloc_fast.engine.fit import capture_obstacle, fit
+from potloc_fast.engine.quality import assess
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import (
@@ -40,7 +42,7 @@ from potloc_fast.evaluation import (
     write_detections,
 )
 from potloc_fast.files import locked, write_json, writing
-from potloc_fast.pseudo_labels import Points, generate, read_pseudo_labels
+from potloc_fast.pseudo_labels import collect_points, generate, read_pseudo_labels
 
 Step = Literal["base", "pseudo-labels", "potloc", "detect"]
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -49,8 +51,14 @@ _OF_STAGE = ("model.*", "checkpoint.pt", "metrics.jsonl", "tensorboard/*", "dete
 _WRITTEN: dict[Step, tuple[str, ...]] = {  # by each step, and what is computed from the models that it trains
     "base": (*(f"base/{name}" for name in (*_OF_STAGE, "proposals.json")), "plots/base_*"),
     "pseudo-labels": ("pseudo_labels.json",),
-    "potloc": (*(f"potloc/{name}" for name in _OF_STAGE), "plots/potloc_*", "round_*/*.*", "round_*/tensorboard/*"),
-    "detect": ("*/detections.json", "*/evaluation.json", "plots/train_*", "plots/test_*"),
+    "potloc": (
+        *(f"potloc/{name}" for name in (*_OF_STAGE, "quality.json")),
+        *("plots/potloc_*", "plots/quality.png", "round_*/*.*", "round_*/tensorboard/*"),
+    ),
+    "detect": (
+        *("*/detections.json", "*/evaluation.json", "potloc/quality.json"),
+        *("plots/train_*", "plots/test_*", "plots/quality.png"),
+    ),
 }
 
 
@@ -68,12 +76,25 @@ def list_dataset(config: Config) -> Listing | Dataset:
     return read_listing(data)
 
 
+def settle_windows(config: Config) -> tuple[Config, list[str]]:
+    """Set the keys of `data.windows` that are not set where a data set is of raw signals, see `choose_windows`.
+
+    Raises:
+        InputError: the annotations or the samples can't be used.
+    """
+    if isinstance(config.data, SyntheticData) or config.data.windows.resolved:
+        return config, []
+    data, reasons = choose_windows(config.data, read_listing(config.data))
+    return config.model_copy(update={"data": data}), reasons
+
+
 def load_dataset(config: Config) -> Dataset:
     """Read and check the data set of a configuration.
 
     Raises:
         InputError: something in it can't be used.
     """
+    config, _ = settle_windows(config)
     data, found = config.data, list_dataset(config)
     dataset = found.open() if isinstance(found, Listing) else found
     if data.points != "file":
@@ -125,12 +146,13 @@ def train(
     for step in steps:
         if step not in STEPS:
             raise InputError(f"{step}: expected steps among {', '.join(STEPS)}")
+    config, chosen = settle_windows(config)
     dataset = load_dataset(config)
     for fault in training_faults(dataset, config.evaluate.subset if "detect" in steps else None):
         raise InputError(fault.message)
     recordings = dataset.subset("train")
     config, reasons = derive(config, recordings)
-    notes = [*dataset.notes, *reasons]
+    notes = [*dataset.notes, *chosen, *reasons]
     if "detect" in steps and dataset.only_trains and config.evaluate.subset != "train":
         steps = [step for step in steps if step != "detect"]
         notes.append(f"{dataset.name}: all recordings are there to train on, so that nothing is detected in")
@@ -140,13 +162,13 @@ def train(
     tested = dataset.subset(config.evaluate.subset) if "detect" in steps else ()
     _check_earlier_steps(Path(run_dir), steps, config)
     device = pick_device(config.engine)
-    join(device)
-    if config.engine.cuda_graph == "on":
-        for stage in [stage for stage in STAGES if stage in steps]:
-            section = config.base if stage == "base" else config
-            if obstacle := capture_obstacle(device, section.loss, section.train):
-                raise InputError(f"engine.cuda_graph: expected {stage} steps that can be captured, but {obstacle}")
     with ExitStack() as stack:
+        stack.enter_context(joined(device))
+        if config.engine.cuda_graph == "on":
+            for stage in [stage for stage in STAGES if stage in steps]:
+                section = config.base if stage == "base" else config
+                if obstacle := capture_obstacle(device, section.loss, section.train):
+                    raise InputError(f"engine.cuda_graph: expected {stage} steps that can be captured, but {obstacle}")
         once(stack.enter_context, locked(run_dir))
         if resume:
             _check_same_config(Path(run_dir), config)
@@ -208,6 +230,16 @@ def _run_steps(
                     once(_write_evaluation, run, stage)
                 else:  # what was scored before a resumption is not of these detections
                     once((run.folder / stage / "evaluation.json").unlink, True)
+    if {"potloc", "detect"} & set(steps) and run.weights("potloc").is_file():
+        known = assess(run, recordings, _held_out(dataset, config.evaluate.subset), device)
+        once(write_json, run.folder / "potloc" / "quality.json", known.model_dump(mode="json"))
+
+
+def _held_out(dataset: Dataset, subset: str) -> tuple[Recording, ...]:
+    """Recordings that were not trained on, with points, where nobody knows more of the subset that is tested."""
+    tested = [recording for recording in dataset.recordings if recording.subset == subset != "train"]
+    known = any(recording.instances for recording in tested)
+    return () if known else tuple(recording for recording in tested if recording.points)
 
 
 def evaluate_run(run: Run, stage: Stage) -> Evaluation:
@@ -221,23 +253,6 @@ def evaluate_run(run: Run, stage: Stage) -> Evaluation:
 
 def _write_evaluation(run: Run, stage: Stage) -> None:
     write_json(run.folder / stage / "evaluation.json", evaluate_run(run, stage).to_json())
-
-
-def collect_points(recordings: Sequence[Recording], classes: Sequence[str]) -> Points:
-    """The point labels of recordings, in columns."""
-    rows = [
-        (video, classes.index(point.label), point.time_sec)
-        for video, recording in enumerate(recordings)
-        for point in recording.points
-    ]
-    video, label, time = zip(*rows, strict=True)
-    return Points(
-        videos=tuple(recording.id for recording in recordings),
-        labels=tuple(classes),
-        video=np.array(video),
-        label=np.array(label),
-        time_sec=np.array(time),
-    )
 
 
 def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording], path: Path) -> None:

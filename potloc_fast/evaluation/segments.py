@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potloc_fast.data.annotations import Database, label_text, parse_database, read_database
+from potloc_fast.data.annotations import Database, label_text, parse_database, read_database, subset_text
 from potloc_fast.data.recording import Tidy
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_json, read_lines, without_collection, write_json, write_text
@@ -110,7 +110,8 @@ class Segments:
         """Take ground truth from a database that was read; the rest as in `from_ground_truth`."""
         videos, source = database.videos, database.path
         if subset is not None:
-            videos = {name: video for name, video in videos.items() if video.subset == subset.strip().lower()}
+            wanted = subset_text(subset)
+            videos = {name: video for name, video in videos.items() if video.subset == wanted}
             if not videos:
                 known = ", ".join(sorted({video.subset for video in database.videos.values()})) or "(none)"
                 raise InputError(f"{source}: expected one of the subsets {shorten(known)}, got {quote(subset)}")
@@ -249,8 +250,8 @@ def _columns(
     spans = [entry["segment"] for entry in entries]
     times = np.fromiter(map(float, chain.from_iterable(spans)), np.float64)
     score = np.fromiter((float(entry["score"]) for entry in entries), np.float64, size) if scored else np.ones(size)
-    if not {*map(len, spans)} <= {2}:
-        raise ValueError
+    if not {*map(len, spans)} <= {2} or any(issubclass(kind, str | Mapping) for kind in {*map(type, spans)}):
+        raise ValueError  # text and mappings have parts as well
     start, end = times.reshape(size, 2).T.copy()
     if not (np.isfinite(times).all() and np.isfinite(score).all() and (start <= end).all()):
         raise ValueError

@@ -20,6 +20,7 @@ from potloc_fast.data.recording import (
     JoinedFeatures,
     Point,
     Recording,
+    Tidy,
     intact,
     load_features,
     validate,
@@ -262,6 +263,23 @@ def test_pickled_objects_are_never_loaded(tmp_path, as_npy: bool) -> None:
     with pytest.raises(InputError, match="got pickled Python objects" if as_npy else "expected a .npy file"):
         load_features(path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_labels_that_differ_by_a_rounding_are_one() -> None:
+    tidy = Tidy("here")
+    times = np.array([0.0, 0.1, 18.6, 3600.1])
+    points = [Point(label, float(t)) for t in times for label in "ab"]
+    rounded = [Point(label, float(t)) for t in times.astype(np.float32) for label in "ba"]
+    assert tidy.points("v1", points) == tuple(points)
+    found = tidy.points("v1", [*points, *rounded, Point("a", 18.6000001), Point("a", 18.6001)])
+    assert [round(point.time_sec, 4) for point in found if point.label == "a"] == [0, 0.1, 18.6, 3600.1, 18.6001]
+    assert [round(point.time_sec, 4) for point in found if point.label == "b"] == [0, 0.1, 18.6, 3600.1]
+    rows = [Instance("a", 18.6, 24.8), Instance("a", 18, 24.8), Instance("a", float(np.float32(18.6)), 24.800001)]
+    assert len(tidy.instances("v2", rows)) == 2
+    assert [finding.message for finding in tidy.findings] == [
+        "here: points merged, as they stand twice: 9, the first in v1",
+        "here: instances merged, as they stand twice: 1, the first in v2",
+    ]
 
 
 def test_a_file_that_is_cut_while_it_is_mapped_is_named(tmp_path: Path) -> None:

@@ -103,9 +103,17 @@ def test_features_are_on_the_device_where_that_is_asked_for(monkeypatch: pytest.
     # "auto" on a GPU: the 292 snippets of 6 numbers, 7008 bytes, must fit into half of what is free.
     monkeypatch.setattr("potloc_fast.data.resident.ResidentSet", lambda *arguments: arguments)
     gpu = torch.device("cuda")
-    for free, want in ((2 * 7008, (data, gpu, torch.float32)), (2 * 7008 - 1, None)):
+    # What torch holds without using it is free as well.
+    for free, unused, want in (
+        (2 * 7008, 0, True),
+        (2 * 7008 - 1, 0, False),
+        (8, 2 * 7008 - 8, True),
+        (8, 2 * 7008 - 9, False),
+    ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**9))
-        assert resident(data, "auto", gpu, torch.float32) == want
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _, unused=unused: 10**6 + unused)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**6)
+        assert resident(data, "auto", gpu, torch.float32) == ((data, gpu, torch.float32) if want else None)
 
 
 def test_too_large_a_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

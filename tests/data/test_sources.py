@@ -21,6 +21,7 @@ from potloc_fast.data.sources import (
     TensorFile,
     locate,
     read_npz,
+    sources_of,
 )
 from potloc_fast.errors import InputError
 
@@ -142,6 +143,12 @@ def test_tensors_of_other_kinds_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TensorFile(path).load(), FEATURES.T)
 
 
+def test_an_empty_hdf5_file_is_named(tmp_path: Path) -> None:
+    h5py.File(tmp_path / "x.h5", "w").close()
+    with pytest.raises(InputError, match=r"x\.h5: expected a dataset for each recording, found none$"):
+        sources_of(tmp_path / "x.h5", trusted=False)
+
+
 @pytest.mark.parametrize("head", ["", "f0,f1,f2\n", "0,1,2\n", "\ufefff0,f1,f2\r\n", "\n\nrgb, flow, x\n\n"], ids=repr)
 def test_the_first_line_of_a_table_may_name_columns(head: str, tmp_path: Path) -> None:
     path = tmp_path / "v1.csv"
@@ -154,6 +161,7 @@ def test_the_first_line_of_a_table_may_name_columns(head: str, tmp_path: Path) -
     [
         ("a,b\n1,2\n\n3,x\n", "expected 2 numbers in each line, got something else in line 4"),
         ("1,2\n3\n", "expected 2 numbers in each line, got something else in line 2"),
+        ("1,2\n3,4_0\n", "expected 2 numbers in each line, got something else in line 2"),
         ("a,b\n", "expected a line of numbers for each snippet, found none"),
         ("", "expected a line of numbers for each snippet, found none"),
     ],

@@ -78,6 +78,8 @@ def test_file_round_trip_keeps_file_order(tmp_path: Path) -> None:
         {**ENTRY, "segment": [1.0, float("inf")]},
         {**ENTRY, "segment": [float("nan"), 1.0]},
         {**ENTRY, "segment": 3.0},
+        {**ENTRY, "segment": "12"},
+        {**ENTRY, "segment": {"1": 0, "2": 0}},
         {**ENTRY, "score": float("nan")},
         {**ENTRY, "score": "high"},
         {**ENTRY, "score": 10**400},
@@ -131,6 +133,8 @@ def test_ground_truth_reads_text_times_and_any_case_of_subset(tmp_path: Path) ->
     assert segments.end_sec.tolist() == [24.8, 24.8]
     assert segments.score.tolist() == [1.0, 1.0]
     assert read_ground_truth(path).videos == ("v1", "v2", "v3")
+    path.write_text(json.dumps(database(v1=" Pr\u00fcfung ")))
+    assert read_ground_truth(path, "pru\u0308fung").videos == ("v1",)
 
 
 def test_unknown_subset_names_those_that_exist(tmp_path: Path) -> None:
@@ -142,9 +146,10 @@ def test_unknown_subset_names_those_that_exist(tmp_path: Path) -> None:
 
 def test_malformed_ground_truth_is_named() -> None:
     value = database(v1="test")
-    value["database"]["v1"]["annotations"][0]["segment"] = ["1", "x"]
-    with pytest.raises(InputError, match=r"^ground truth: database\['v1'\]\.annotations\[0\]: expected a label and a"):
-        Segments.from_ground_truth(value)
+    for segment in (["1", "x"], "12", {"1": 0, "2": 0}):
+        value["database"]["v1"]["annotations"][0]["segment"] = segment
+        with pytest.raises(InputError, match=r"^ground truth: database\['v1'\]\.annotations\[0\]: expected a label"):
+            Segments.from_ground_truth(value)
     with pytest.raises(InputError, match=r"^ground truth: database\['v1'\]: expected an object with a list of annot"):
         Segments.from_ground_truth({"database": {"v1": {"annotations": 3}}})
 

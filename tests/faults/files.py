@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,23 @@ import numpy as np
 import torch
 
 from potloc_fast.config import Config, load_config, parse_config
-from potloc_fast.config.schema import FolderData
+from potloc_fast.config.schema import FolderData, SignalsConfig, WindowsConfig
 from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.layouts import read_listing
+from potloc_fast.data.signals.source import SignalSource
 from potloc_fast.data.sources import sources_of
+from potloc_fast.engine.quality import read_quality
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import LONGEST, InputError
 from potloc_fast.evaluation import evaluate, read_ambiguous, read_detections
+from potloc_fast.evaluation.points import Hits
 from potloc_fast.files import read_json
 from potloc_fast.interop import load_released, save_released
 from potloc_fast.models import BaseModel
 from potloc_fast.pseudo_labels import read_points, read_pseudo_labels
 
-SECONDS = 20  # that one reading may take, on a machine that does other things too
+SECONDS = 20  # of computing that one reading may take
+WAITING = 600  # seconds in all: a busy machine is no fault, and what waits for ever is
 GROWTH = 512  # MiB that the most memory used may rise by in one reading
 ADDRESSES = 4 << 30  # bytes of address space that one reading may ask for
 
@@ -162,6 +167,57 @@ def features(path: Path) -> object:
     return [np.array(source.load()).sum() for source in sources_of(path, trusted=False).values()]
 
 
+def signals(path: Path) -> object:
+    windows = WindowsConfig(length_sec=0.5, stride_sec=0.25, features="statistics", rate_hz=8)
+    return float(SignalSource((path,), SignalsConfig(), windows).load().sum())
+
+
+def raw_files(folder: Path) -> Iterator[str]:
+    """Write a good file of samples of each kind whose library is there; their names."""
+    folder.mkdir()
+    samples = np.random.default_rng(0).uniform(-1, 1, (64, 3)).astype(np.float32)
+    stamps = [1_700_000_000_000 + 125 * i // 250 * 250 for i in range(64)]  # in twos
+    rows = [
+        ("timestamp", "x", "y", "label"),
+        *((t, f"{x:.4f}", f"{y:.4f}", "a") for t, (x, y, _) in zip(stamps, samples, strict=True)),
+    ]
+    heads = [("scorer", *"nnnnnn"), ("bodyparts", *"aaabbb"), ("coords", *("x", "y", "likelihood") * 2)]
+    poses = [(i, *(f"{value:.3f}" for value in (*row, *row))) for i, row in enumerate(np.abs(samples))]
+    for name, content in (("stamps.csv", table(*rows)), ("poses.csv", table(*heads, *poses))):
+        (folder / name).write_bytes(content)
+        yield name
+    np.save(folder / "whole.npy", (1000 * samples).astype(np.int16))
+    yield "whole.npy"
+    with h5py.File(folder / "sleap.h5", "w") as file:
+        file["tracks"], file["node_names"] = samples[:, :2].reshape(1, 2, 1, 64), [b"nose"]
+    yield "sleap.h5"
+    with h5py.File(folder / "columns.h5", "w") as file:
+        file["x"], file["time"] = samples[:, 0], np.arange(64) / 8
+    yield "columns.h5"
+    if find_spec("soundfile"):
+        import soundfile
+
+        for name in ("a.wav", "a.flac"):
+            soundfile.write(folder / name, samples[:, 0], 8)
+            yield name
+    if find_spec("edfio"):
+        import edfio
+
+        edfio.Edf(
+            [edfio.EdfSignal(x.astype(float), 8, label=name) for name, x in zip("xyz", samples.T, strict=True)]
+        ).write(folder / "a.edf")
+        edfio.Bdf(
+            [edfio.BdfSignal(x.astype(float), 8, label=name) for name, x in zip("xyz", samples.T, strict=True)]
+        ).write(folder / "a.bdf")
+        yield from ("a.edf", "a.bdf")
+    if find_spec("pyarrow"):
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"t": np.arange(64) / 8, "x": samples[:, 0]}), folder / "a.parquet")
+        yield "a.parquet"
+
+
 def hapt_archive() -> bytes:
     rng = np.random.default_rng(0)
 
@@ -221,6 +277,9 @@ def kinds(folder: Path) -> Iterator[Kind]:
         with h5py.File(folder / name, "w") as opened:
             opened.create_dataset("v1", data=array, **options)
         yield Kind(name, (folder / name).read_bytes(), features)
+
+    for name in raw_files(folder / "raw"):
+        yield Kind(f"raw/{name}", (folder / "raw" / name).read_bytes(), signals)
 
     def plain(options: Mapping[str, Any]) -> Read:
         def read(path: Path) -> object:
@@ -285,6 +344,11 @@ def kinds(folder: Path) -> Iterator[Kind]:
     load: Read = lambda _: Run.open(folder / "run").load("potloc")  # noqa: E731
     for name in ("config.yaml", "dataset.json", "potloc/model.safetensors"):
         yield Kind(f"run/{name}", (folder / "run" / name).read_bytes(), load)
+    hits = dict.fromkeys(Hits.__dataclass_fields__, 1)
+    figures = {"min_score": 0.5, "held_out": False, "hits": hits, "per_class": {"run": hits}, "agreement": 0.5}
+    figures |= {"boundary_sec": None, "label_tiou": 0.5, "curve": [[0.5, hits]]}
+    told = file("run/potloc/quality.json", figures)
+    yield Kind("run/potloc/quality.json", told.read_bytes(), lambda _: read_quality(run))
     save_released(BaseModel(5, 2, 4), folder / "base.pkl")
     yield Kind("base.pkl", (folder / "base.pkl").read_bytes(), lambda path: load_released(path, "base"))
 
@@ -306,15 +370,18 @@ def bounded() -> Iterator[None]:
 
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     old = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    limits = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, WAITING))
+    handlers = [signal.signal(number, stop) for number, _, _ in limits]
+    for _, timer, seconds in limits:
+        signal.setitimer(timer, seconds)
     resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESSES, old[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, old)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        for (number, timer, _), handler in zip(limits, handlers, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 def memory() -> int:
@@ -324,7 +391,7 @@ def memory() -> int:
 
 def judge(kind: Kind, path: Path) -> tuple[str, str]:
     """Read a file: "read", "refused" or "fault", and what was wrong in the last case."""
-    before, begin, outcome, fault = memory(), time.perf_counter(), "read", ""
+    before, begin, outcome, fault = memory(), time.process_time(), "read", ""
     try:
         with bounded(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -335,7 +402,7 @@ def judge(kind: Kind, path: Path) -> tuple[str, str]:
             fault = f"message {message!r}"
     except BaseException as error:
         fault = f"{type(error).__name__}: {error}"
-    if time.perf_counter() - begin > SECONDS:
+    if time.process_time() - begin > SECONDS:
         fault = f"more than {SECONDS} s"
     if memory() - before > GROWTH:
         fault = f"{memory() - before} MiB"

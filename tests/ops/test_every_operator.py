@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from potloc_fast import ops
+from potloc_fast import _C, ops
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,21 @@ def test_every_operator_has_a_sample() -> None:
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("potloc_fast::")}
     assert set(SAMPLES) == set(ops.__all__)
     assert {name for name in registered if not name.startswith("potloc_fast::_")} <= called
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_fake_tensors_of_a_gpu_give_some_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What torch.compile and torch.export go by, as far as a torch without CUDA has it: gradients would end the process.
+    monkeypatch.setattr(_C, "cuda_architectures", "9.0")
+    sample = SAMPLES[name]
+    with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad():
+        given = {
+            key: torch.empty(value.shape, dtype=value.dtype, device="cuda") if isinstance(value, Tensor) else value
+            for key, value in {**sample.floats, **sample.others}.items()
+        }
+        found = call(name, **given)
+    for one, other in zip(found, call(name), strict=True):
+        assert (one.device.type, one.dtype, one.ndim) == ("cuda", other.dtype, other.ndim)
 
 
 @pytest.mark.parametrize(("name", "key"), FLOATS)

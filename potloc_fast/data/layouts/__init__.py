@@ -56,6 +56,10 @@ def read_listing(options: FolderData) -> Listing:
     if not root.exists():
         raise InputError(f"{root}: expected the folder or archive of a data set, found none")
     name, seen = _find_layout(root) if options.layout == "auto" else (options.layout, "")
+    if options.windows.given and name != "plain":
+        raise InputError(
+            f"key data.windows: expected raw recordings, as the layout plain has them, got the layout {name}"
+        )
     notes = (f"{root}: layout {name}, seen from {seen}",) if seen else ()
     listing = LAYOUTS[name].read(root, options)
     tidy = Tidy(root)

@@ -26,7 +26,7 @@ from potloc_fast.data.layouts.signs import Signs
 from potloc_fast.data.listing import Entry, Listing
 from potloc_fast.data.recording import Instance
 from potloc_fast.errors import InputError, quote
-from potloc_fast.files import check_members, is_hidden, listed
+from potloc_fast.files import check_kind, check_members, is_hidden, listed
 
 FPS = 50
 DEPTH = 3  # archives within one another: the published one lies in a second
@@ -164,6 +164,8 @@ def _read_text(path: Folder) -> str:
 @contextmanager
 def _refusing(path: Folder, expected: str) -> Iterator[None]:
     """Answer whatever a reader raises in one sentence: what is damaged, encrypted or packed in an unknown way."""
+    if isinstance(path, Path):
+        check_kind(path)
     try:
         yield
     except InputError:

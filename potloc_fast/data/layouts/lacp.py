@@ -27,7 +27,7 @@ from potloc_fast.data.recording import Point
 from potloc_fast.data.tables import group_by_recording, read_table
 from potloc_fast.errors import InputError, shorten
 from potloc_fast.files import listed, read_json, read_lines
-from potloc_fast.names import by_name, find_name
+from potloc_fast.names import by_name, find_name, find_names
 
 SIGNS = Signs(("gt.json",), ("split_train.txt",), ("features/train", "i3d_features/train"))
 recognize = SIGNS.recognize
@@ -68,11 +68,10 @@ def list_splits(root: Path, options: FolderData, truth: Path, known: Mapping[str
     """
     subsets = _read_splits(root)
     videos = {}
-    for video, subset in subsets.items():
-        name = video if known is None else find_name(video, known)
-        if name is None:
-            raise InputError(f"{truth}: expected {video}, which split_{subset}.txt lists, found no such video")
-        videos[video] = NOTHING_KNOWN if known is None else known[name]
+    for video, listed_as in find_names(subsets, subsets if known is None else known, root).items():
+        if known is not None and listed_as not in known:
+            raise InputError(f"{truth}: expected {video}, which split_{subsets[video]}.txt lists, found no such video")
+        videos[video] = NOTHING_KNOWN if known is None else known[listed_as]
     points: dict[str, tuple[Point, ...]] = {}
     notes: tuple[str, ...] = ()
     if options.points == "file":

@@ -29,7 +29,7 @@ from potloc_fast.data.listing import Entry, Listing, collect_classes
 from potloc_fast.data.recording import Instance, Point, to_features
 from potloc_fast.data.tables import group_by_recording
 from potloc_fast.errors import InputError, quote
-from potloc_fast.files import listed, read_lines
+from potloc_fast.files import check_kind, listed, read_lines
 from potloc_fast.names import normalize
 
 FEATURES = "-I3D-JOINTFeatures.npy"
@@ -146,6 +146,7 @@ def load_entries(path: Path, count: int | None, trusted: bool) -> NDArray[Any]:
     Raises:
         InputError: the file is missing or damaged, is pickled and not trusted, or has another number of entries.
     """
+    check_kind(path)
     try:
         with open(path, "rb") as file:
             magic = file.read(6)

@@ -1,0 +1,91 @@
+# What the CUDA kernels are compiled for, from TORCH_CUDA_ARCH_LIST as people set it for PyTorch.
+
+# PyTorch's names of generations.
+set(generation_kepler 3.5)
+set(generation_kepler+tegra 3.2)
+set(generation_kepler+tesla 3.7)
+set(generation_maxwell 5.0 5.2)
+set(generation_maxwell+tegra 5.3)
+set(generation_pascal 6.0 6.1)
+set(generation_volta 7.0)
+set(generation_volta+tegra 7.2)
+set(generation_turing 7.5)
+set(generation_ampere 8.0 8.6)
+set(generation_ampere+tegra 8.7)
+set(generation_ada 8.9)
+set(generation_hopper 9.0)
+set(generation_blackwell 10.0 10.3 12.0 12.1)
+set(generation_blackwell+tegra 11.0)
+
+# Sets `result` to entries such as 8.0, 9.0a and 9.0+PTX, each once and in the order of `asked`.
+#
+#   asked   versions with the suffixes a, f and +PTX, names of generations, All or Common, between spaces, commas or
+#           semicolons; nothing is All
+#   known   what this nvcc prints for --list-gpu-code: sm_80 and so on
+#
+# What is below 8.0, and what this nvcc does not know, is left out with a line. Any other word stops the build.
+function(cuda_architectures result asked known)
+  set(all)
+  foreach(version IN ITEMS 8.0 8.6 8.9 9.0 10.0 12.0)
+    string(REPLACE "." "" code ${version})
+    if(known MATCHES "sm_${code}([^0-9]|$)")
+      list(APPEND all ${version})
+    endif()
+  endforeach()
+
+  string(REGEX MATCHALL "[^ ,;\t\n]+" words "${asked}")
+  if(NOT words)
+    set(words All)
+  endif()
+  set(entries)
+  foreach(word IN LISTS words)
+    string(TOLOWER "${word}" name)
+    set(ptx "")
+    if(name MATCHES "^(.*)[+]ptx$")
+      set(name "${CMAKE_MATCH_1}")
+      set(ptx +PTX)
+    endif()
+    if(name STREQUAL "all" OR name STREQUAL "common")
+      set(versions ${all})
+      set(ptx +PTX)
+    elseif(DEFINED "generation_${name}")
+      set(versions ${generation_${name}})
+    elseif(name MATCHES "^[0-9]+[.][0-9][af]?$")
+      set(versions ${name})
+    else()
+      message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST: expected versions such as 8.0 and 9.0+PTX, names such as Ampere and "
+                          "Hopper, or All, got '${word}'")
+    endif()
+    list(POP_BACK versions last)  # the newest, whose PTX is what GPUs that come later compile
+    list(APPEND entries ${versions} ${last}${ptx})
+  endforeach()
+  list(REMOVE_DUPLICATES entries)
+
+  set(kept)
+  foreach(entry IN LISTS entries)
+    string(REGEX MATCH "^[0-9.]+" version ${entry})
+    string(REPLACE "." "" code ${version})
+    if(version VERSION_LESS 8.0)
+      message(STATUS "TORCH_CUDA_ARCH_LIST: ${entry} is left out, the CUDA kernels need 8.0 or newer")
+    elseif(NOT known MATCHES "sm_${code}([^0-9]|$)")
+      message(STATUS "TORCH_CUDA_ARCH_LIST: ${entry} is left out, this nvcc does not know it")
+    else()
+      list(APPEND kept ${entry})
+    endif()
+  endforeach()
+  set(${result} ${kept} PARENT_SCOPE)
+endfunction()
+
+# Sets `result` to nvcc's options for such entries.
+function(cuda_code_options result entries)
+  set(options)
+  foreach(entry IN LISTS entries)
+    string(REGEX REPLACE "[.]|[+]PTX$" "" code ${entry})
+    list(APPEND options --generate-code=arch=compute_${code},code=sm_${code})
+    if(entry MATCHES "PTX$")
+      list(APPEND options --generate-code=arch=compute_${code},code=compute_${code})
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES options)
+  set(${result} ${options} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,1 @@
+"""Raw recordings: samples as sensors, microphones and trackers of poses leave them, made into snippets."""
