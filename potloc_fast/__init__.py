@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from potloc_fast import ops
     from potloc_fast.config import load_config
+    from potloc_fast.detector import Detector
     from potloc_fast.engine.predict import predict
     from potloc_fast.engine.train import train
     from potloc_fast.evaluation import evaluate
 
     __version__: str
 
-__all__ = ["__version__", "evaluate", "load_config", "ops", "predict", "train"]
+__all__ = ["Detector", "__version__", "evaluate", "load_config", "ops", "predict", "train"]
 
 # All is imported when first used: whoever only wants an operator does not wait for Numba or pydantic, nor whoever
 # only evaluates for torch.
 _HOMES = {
+    "Detector": "potloc_fast.detector",
     "evaluate": "potloc_fast.evaluation",
     "load_config": "potloc_fast.config",
     "predict": "potloc_fast.engine.predict",

@@ -25,6 +25,7 @@ from potloc_fast.names import file_name, find_name, normalize
 
 if TYPE_CHECKING:
     from potloc_fast.data import Recording
+    from potloc_fast.detector import Detector
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import Segments
 
@@ -160,9 +161,13 @@ def import_released(
 def predict(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     files: Annotated[
-        list[Path],
-        typer.Argument(help="Features, a file (.npy, .npz, .pt, .csv, .pkl) a recording or HDF5: rows are snippets."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            help="Features, a file (.npy, .npz, .pt, .csv, .pkl) a recording or HDF5: rows are snippets. With --into "
+            "also folders, patterns in quotes, and - for a list on standard input.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -183,15 +188,35 @@ def predict(
     snippet_sec: Annotated[
         float | None, typer.Option(help="Seconds that a snippet lasts, if not as in training.", show_default=False)
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="A folder for a result a recording, written as each is done.", show_default=False),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="With --into: what results are, json, jsonl, csv or parquet.")
+    ] = "json",
+    shard: Annotated[
+        str | None, typer.Option(help="With --into: a share of the recordings, such as 3/16.", show_default=False)
+    ] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="With --into: draw each recording.")] = False,
+    watch: Annotated[
+        Path | None,
+        typer.Option(help="With --into: detect in what appears in this folder, until Ctrl-C.", show_default=False),
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to compute; by default as in training.")] = None,
     trusted: Annotated[
         bool,
         typer.Option("--trusted", help="Load pickled features, which can run any code: only from those you trust."),
     ] = False,
 ) -> None:
-    """Detect actions in recordings: tables, a file (JSON, CSV or an annotation tool's), and pictures."""
-    from potloc_fast.engine.distributed import rank
-    from potloc_fast.engine.predict import predict, read_recordings, score_curves
+    """Detect actions in recordings: tables, a file (JSON, CSV or an annotation tool's), and pictures.
+
+    With --into: in an archive, by as many processes as are started, going on where an earlier call stopped. The exit
+    status is 1 where recordings could not be read.
+    """
+    from potloc_fast.detector import Detector
+    from potloc_fast.engine.distributed import joined, rank
+    from potloc_fast.engine.predict import read_recordings
     from potloc_fast.engine.quality import listed
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
@@ -201,20 +226,30 @@ def predict(
 
     if min_score is not None and math.isnan(min_score):
         raise InputError("--min-score: expected a number, got nan")
-    run = Run.open(run_dir)
-    recordings = read_recordings(run, files, snippet_sec, trusted)
     where: Any = None if device is None else device.value
-    found = predict(run, recordings, device=where)
+    if into is None:
+        for name, value in (("--shard", shard), ("--plots", plots or None), ("--watch", watch)):
+            if value is not None:
+                raise InputError(f"{name}: expected the folder of results too, --into, found none")
+    if not files and watch is None:
+        raise InputError("predict: expected recordings to detect in, found none")
+    detector = Detector.load(run_dir, device=where, snippet_sec=snippet_sec)
+    if into is not None:
+        _detect_in_archive(detector, files or [], into, form, shard, plots, watch, min_score, trusted)
+        return
+    with joined(detector.device):
+        recordings = read_recordings(detector, files or [], trusted)
+        found = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
-    shown = listed(run, found, min_score)
+    shown = listed(Run.open(run_dir), found, min_score)
     detections = found if min_score is None and format_for(output) is None else shown
     written = write_detections(output, detections)
-    for index, (recording, curves) in enumerate(zip(recordings, score_curves(run, recordings, where), strict=True)):
+    for index, recording in enumerate(recordings):
         console.print(_detection_table(shown, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
             with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
-                plot_recording(recording, run.classes, curves, detections, picture)
+                plot_recording(recording, detector.classes, detector.scores(recording), detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {written}")
     if len(shown) < len(found):
@@ -271,6 +306,68 @@ def convert(
         print(f"warning: {note}", file=sys.stderr)
     count = len(events.recordings)
     print(f"{len(events)} events of {count} recording{'s' * (count != 1)}: {written}")
+
+
+def _detect_in_archive(
+    detector: Detector,
+    inputs: Sequence[Path],
+    into: Path,
+    form: str,
+    share: str | None,
+    plots: bool,
+    watched: Path | None,
+    min_score: float | None,
+    trusted: bool,
+) -> None:
+    from potloc_fast.archive import Archive, Meter, Outcome, find, shard, watch
+
+    failures: list[str] = []
+
+    def told(outcome: Outcome, unopened: Sequence[str] = ()) -> None:
+        for reason in (*unopened, *outcome.failed.values()):
+            failures.append(reason)
+            print(f"left out: {reason}", file=sys.stderr)
+        rate = outcome.snippets / max(outcome.seconds, 1e-9)
+        print(
+            f"{outcome.done} recordings done, {outcome.there} were there: {into} ({outcome.detections} detections, "
+            f"{outcome.snippets} snippets in {outcome.seconds:.1f} s, {rate:.0f} a second)",
+            flush=True,
+        )
+
+    given = [path for path in inputs if str(path) != "-"]
+    if len(given) < len(inputs):
+        given += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
+    items, unopened = find(detector, given, trusted, into)
+    items = items if share is None else shard(items, share)
+    if not items and not unopened and watched is None:
+        raise InputError(f"{' '.join(map(str, inputs))}: expected recordings to detect in, found none")
+    archive = Archive(detector, into, form, min_score, plots)
+    with _going_on("the same command goes on"):
+        if items or unopened:
+            with Meter(len(items)) as meter:
+                outcome = archive.detect(items, meter)
+            told(outcome, list(unopened.values()))
+        if watched is not None:
+            watch(archive, watched, trusted, told)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: potloc-fast export runs/own walking; potloc-fast export runs/own walking.onnx")
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, which predict takes as it takes a run; or a file, .pt2 (torch.export) or .onnx."
+        ),
+    ],
+) -> None:
+    """Write the trained model of a run for use elsewhere, with a model card."""
+    from potloc_fast.export import export
+
+    export(run_dir, out)
+    print(f"exported: {out}")
 
 
 @app.command(epilog="Example: potloc-fast evaluate detections.json gt.json --subset test --tiou 0.3:0.7:0.1 --json -")
@@ -614,19 +711,20 @@ def _print_quality(run: Run, steps: Sequence[str] | None) -> None:
 
 def _plot_recordings(run: Run, recordings: Sequence[Recording], form: str = "png") -> None:
     """Figure 2 for each of these recordings."""
+    from potloc_fast.detector import Detector
     from potloc_fast.engine.distributed import rank
-    from potloc_fast.engine.predict import predict, score_curves
     from potloc_fast.plots import plot_recording
     from potloc_fast.pseudo_labels import read_pseudo_labels
 
-    detections = [predict(run, [recording]) for recording in recordings]
+    detector = Detector.load(run)
+    detections = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
     path = run.folder / "pseudo_labels.json"
     labels = read_pseudo_labels(path).segments if path.is_file() else None
-    for recording, found, curves in zip(recordings, detections, score_curves(run, recordings), strict=True):
+    for recording in recordings:
         with _picture(run.folder / "plots" / f"{recording.subset}_{file_name(recording.id)}.{form}") as picture:
-            plot_recording(recording, run.classes, curves, found, picture, labels)
+            plot_recording(recording, run.classes, detector.scores(recording), detections, picture, labels)
             print(f"picture: {picture}")
 
 

@@ -34,7 +34,6 @@ from potloc_fast.engine.capture import CapturedStep
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.fit import WarmedAverage, fit
 from potloc_fast.engine.metrics import Metrics
-from potloc_fast.engine.predict import score_curves
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.engine.train import STEPS, evaluate_run, load_dataset, supervision_of
 from potloc_fast.errors import InputError
@@ -278,7 +277,7 @@ def test_detection_leaves_a_model_in_training_as_it_was(run: Run, tested: tuple[
 
 
 def test_score_curves_are_probabilities(run: Run, tested: tuple[Recording, ...]) -> None:
-    [curves] = score_curves(run, tested[:1])
+    curves = potloc_fast.Detector.load(run).scores(tested[0])
     assert curves.shape == (len(tested[0].features), len(run.classes))
     assert curves.dtype == np.float32
     assert 0 <= curves.min() < curves.max() <= 1
@@ -670,7 +669,7 @@ def test_the_device_of_a_prediction(run: Run, tested: tuple[Recording, ...]) -> 
         potloc_fast.predict(run, tested, device="cuda")
     trained_on_gpu = replace(run, config=tiny("engine.device=cuda"))
     with pytest.raises(InputError, match=NO_GPU):
-        next(score_curves(trained_on_gpu, tested))
+        potloc_fast.Detector.load(trained_on_gpu)
     expected = (run.folder / "potloc" / "detections.json").read_text()
     assert json.dumps(potloc_fast.predict(trained_on_gpu, tested, device="cpu").to_results()) + "\n" == expected
 

@@ -144,6 +144,8 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "init": lambda bad, _: ("init", bad),
     "import-released": lambda bad, out: ("import-released", out, "--main", bad),
     "predict RUN": lambda bad, out: ("predict", bad, "x.npy", "-o", out),
+    "predict RUN --into": lambda bad, out: ("predict", bad, "x.npy", "--into", out),
+    "export": lambda bad, out: ("export", bad, out),
     "predict FILES": lambda bad, out: ("predict", "good/run", bad, "-o", out),
     "evaluate DETECTIONS": lambda bad, out: ("evaluate", bad, "good/truth.json", "--json", out),
     "evaluate TRUTH": lambda bad, out: ("evaluate", "good/found.json", bad, "--json", out),

@@ -54,8 +54,17 @@ Features: TypeAlias = NDArray[np.float32] | JoinedFeatures
 
 
 def blocks(features: Features) -> Iterator[Features]:
-    """Cut features into blocks of consecutive snippets, each checked by `intact` before it is read."""
-    return (intact(features[first : first + BLOCK]) for first in range(0, len(features), BLOCK))
+    """Cut features into blocks of consecutive snippets, each checked by `intact` before it is read.
+
+    Of a file that is mapped, this process holds no more than a block in memory.
+    """
+    for first in range(0, len(features), BLOCK):
+        yield intact(features[first : first + BLOCK])
+        if len(features) > BLOCK:
+            for part in features.parts if isinstance(features, JoinedFeatures) else (features,):
+                mapped = getattr(part, "_mmap", None)
+                if isinstance(part, np.memmap) and mapped is not None and part.mode == "r":
+                    mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def intact(features: Features) -> Features:

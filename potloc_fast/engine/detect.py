@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -10,20 +11,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from potloc_fast.boundaries import segments_of
 from potloc_fast.config.schema import DetectConfig, NmsConfig
 from potloc_fast.data.dataset import whole
-from potloc_fast.data.recording import Recording
+from potloc_fast.data.grid import Grid
+from potloc_fast.data.recording import Features, Recording, blocks
 from potloc_fast.engine.device import autocast, bring
 from potloc_fast.engine.distributed import collect, rank, ranks
+from potloc_fast.engine.run import Model
+from potloc_fast.engine.sections import PASS, SECTION, Section, Sections
 from potloc_fast.evaluation import Segments
 from potloc_fast.losses import level_scores
 from potloc_fast.models.pyramid import Pyramid
 from potloc_fast.ops import batched_nms, score_segments
 
-SNIPPETS = 2**18  # in one pass of the model, with padding, but where a recording alone has more
+SNIPPETS = 2**18  # in one pass of the model over several recordings, with padding
+LONGEST_PASS = 2 * PASS  # snippets of a recording that is scored in one
 
 
 def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -190,16 +195,20 @@ def suppress(
 
 @torch.no_grad()
 def detect(
-    model: nn.Module,
+    model: Model,
     recordings: Sequence[Recording],
     classes: Sequence[str],
     config: DetectConfig,
     topk_ratio: float,
     precision: str = "fp32",
+    section: int = SECTION,
+    alone: bool = False,
 ) -> Segments:
     """Detect actions in whole recordings, several in a batch, on the device of the model.
 
-    Of several processes (`distributed`) each takes a share of the batches, and all return all detections.
+    Long recordings are scored in passes that overlap, and from `1.5 * section` snippets on detected in by sections
+    (`engine.sections`). Of several processes (`distributed`) each takes a share of the batches, and all return all
+    detections.
 
     Args:
         model: a `BaseModel` or a `POTLoc`.
@@ -208,45 +217,110 @@ def detect(
         config: thresholds, NMS and batch size.
         topk_ratio: snippets for each one that a video-level score pools.
         precision: what the model computes in, as in `EngineConfig`.
+        section: snippets of a section.
+        alone: detect in all of them here, whatever other processes do.
 
     Returns:
         Detections in seconds; the vocabulary of videos holds every recording.
     """
     was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
+    if was_training:
+        model.eval()
+    rules = Rules(model, len(classes), config, topk_ratio, precision)
     parts: list[tuple[NDArray[Any], ...]] = []
-    groups = _batches([len(recording.features) for recording in recordings], config)[rank() :: ranks()]
-    longest = (len(recordings[members[-1]].features) for members in groups)
+    lengths = [len(recording.features) for recording in recordings]
+    longest = min(LONGEST_PASS, 3 * section // 2 - 1)
+    groups = _batches(lengths, config, longest)
+    groups = groups if alone else groups[rank() :: ranks()]
+    short = [members for members in groups if lengths[members[-1]] <= longest]
     drawn = (
-        whole([recordings[i] for i in members], None if config.pad is None else config.pad.length(length))
-        for members, length in zip(groups, longest, strict=True)
+        whole([recordings[i] for i in members], None if config.pad is None else config.pad.length(lengths[members[-1]]))
+        for members in short
     )
-    for members, batch in zip(groups, bring(drawn, device), strict=True):
-        with autocast(device, precision):
-            pyramid = model(batch.features, batch.mask)
-        snippet_sec = [recordings[i].grid.snippet_sec for i in members]
-        found = suppress(propose(pyramid, config, topk_ratio), len(classes), config.nms, snippet_sec)
-        # One copy back. Float64 holds them all as they are: float32, and indices far below 2**53.
-        table = torch.column_stack([column.double() for column in found]).cpu().numpy()
-        bounds = table[:, 3].searchsorted(np.arange(len(members) + 1))
+    for members, batch in zip(short, bring(drawn, rules.device), strict=True):
+        table = rules.table(rules.score(batch.features, batch.mask), [recordings[i].grid for i in members])
+        bounds = table[:, 0].searchsorted(np.arange(len(members) + 1))
         for i, first, last in zip(members, bounds[:-1], bounds[1:], strict=True):
-            own = table[first:last]
-            seconds = recordings[i].grid.to_sec(own[:, :2])
-            parts.append((np.full(len(own), i), own[:, 4].astype(np.int64), *seconds.T, own[:, 2]))
-    model.train(was_training)
-    columns = [np.concatenate(column) for column in zip(*chain(*collect(parts)), strict=True)]
+            parts.append((np.full(last - first, i), *table[first:last, 1:].T))
+    for [i] in groups[len(short) :]:
+        for cut in rules.cut(blocks(recordings[i].features), section):
+            table = rules.of_section(cut, recordings[i].grid)
+            parts.append((np.full(len(table), i), *table.T))
+    if was_training:
+        model.train()
+    columns = [np.concatenate(column) for column in zip(*chain(*([parts] if alone else collect(parts))), strict=True)]
     by_video = columns[0].argsort(kind="stable")
+    video, label, start, end, score = (column[by_video] for column in columns)
     videos = tuple(recording.id for recording in recordings)
-    return Segments(videos, tuple(classes), *(column[by_video] for column in columns))
+    return Segments(videos, tuple(classes), video, label.astype(np.int64), start, end, score)
 
 
-def _batches(lengths: Sequence[int], config: DetectConfig) -> list[list[int]]:
-    """Recordings that share a batch: of like length, so that little is padded."""
+@dataclass(frozen=True)
+class Rules:
+    """A model with what makes detections of its scores; the attributes are the args of `detect`."""
+
+    model: Model
+    classes: int
+    config: DetectConfig
+    topk_ratio: float
+    precision: str = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def score(self, features: Tensor, mask: Tensor) -> Pyramid:
+        """Scores of features `[B, T, F]`, on the device of the model."""
+        with autocast(self.device, self.precision):
+            pyramid: Pyramid = self.model(features.to(self.device), mask.to(self.device))
+        return pyramid
+
+    def table(self, pyramid: Pyramid, grids: Sequence[Grid], first: int = 0) -> NDArray[np.float64]:
+        """Detections in B recordings, `[M, 5]`: recording, class, start and end in seconds, score; by recording.
+
+        Args:
+            pyramid: their scores.
+            grids: where their snippets lie in time.
+            first: the snippet at which the scores begin.
+        """
+        found = propose(pyramid, self.config, self.topk_ratio)
+        found = suppress(found, self.classes, self.config.nms, [grid.snippet_sec for grid in grids])
+        # One copy back. Float64 holds them all as they are: float32, and indices far below 2**53.
+        segments, scores, recording, label = (column.double() for column in found)
+        table: NDArray[np.float64] = torch.column_stack([recording, label, segments, scores]).cpu().numpy()
+        for i, grid in enumerate(grids):
+            own = slice(*table[:, 0].searchsorted([i, i + 1]))
+            table[own, 2:4] = grid.to_sec(table[own, 2:4] + first)
+        return table
+
+    def sections(self, section: int) -> Sections:
+        """What cuts a long recording into sections."""
+        padded = None if self.config.pad is None else self.config.pad.length
+        return Sections(self.score, self.model.levels, self.model.reach, section, padded)
+
+    def cut(self, parts: Iterable[Features], section: int) -> Iterator[Section]:
+        """The sections of a recording, of which the features come in parts."""
+        sections = self.sections(section)
+        for part in parts:
+            yield from sections.push(np.asarray(part))
+        yield from sections.close()
+
+    def of_section(self, section: Section, grid: Grid) -> NDArray[np.float64]:
+        """Detections of a section, `[M, 4]`: class, start and end in seconds, score."""
+        table = self.table(section.pyramid, [grid], section.first)[:, 1:]
+        centre = grid.to_grid(table[:, 1:3].mean(axis=1))
+        own: NDArray[np.float64] = table[(section.start <= centre) & (centre < section.end)]
+        return own
+
+
+def _batches(lengths: Sequence[int], config: DetectConfig, longest: int) -> list[list[int]]:
+    """Recordings that share a batch: of like length, so that little is padded; longer ones alone, at the end."""
     size = config.batch_size if config.pad is None else 1
     found: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not found or len(found[-1]) == size or (len(found[-1]) + 1) * lengths[i] > SNIPPETS:
+        full = not found or len(found[-1]) == size or (len(found[-1]) + 1) * lengths[i] > SNIPPETS
+        if full or lengths[i] > longest:
             found.append([])
         found[-1].append(i)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -116,7 +116,7 @@ def bring(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         yield batch
 
 
-def read_ahead(items: Iterable[T], count: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
     """The same items, of which a thread makes `count` before they are asked for."""
     source, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:

@@ -18,6 +18,10 @@ class BaseModel(nn.Module):
         hidden: channels between the two convolutions.
         dropout: rate of dropout before the second one.
 
+    Attributes:
+        levels: number of down-sampling blocks, 0.
+        reach: snippets to either side that a score depends on.
+
     Example:
         >>> import torch
         >>> model = BaseModel(features=6, classes=3, hidden=8)
@@ -31,6 +35,7 @@ class BaseModel(nn.Module):
         self.conv = TemporalConv(features, hidden)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, classes + 1, bias=False)
+        self.levels, self.reach = 0, 1  # without a pyramid, through one convolution
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Pyramid:
         """Score snippets.

@@ -30,6 +30,18 @@ class _ConvStack(nn.Module):
         return x
 
 
+def _reach(stem: int, levels: int, window: int) -> int:
+    """How many snippets to either side a score depends on, of the level that sees furthest."""
+    embedding, decoder, radius = 2, 3, window // 2  # convolutions of width 3; the decoder's last is the classifier
+    seen = embedding + stem * (radius + 1)  # attention, and the convolution before it
+    furthest = seen + decoder
+    for level in range(1, levels + 1):
+        # Keys lie `radius` snippets of this level away, and the convolution reads one more of the level below.
+        seen += radius * 2**level + 2 ** (level - 1)
+        furthest = max(furthest, seen + decoder * 2**level)
+    return furthest
+
+
 class POTLoc(nn.Module):
     """Multi-scale temporal transformer with local self-attention, a feature pyramid and a shared action decoder.
 
@@ -52,6 +64,10 @@ class POTLoc(nn.Module):
         prior: probability that the untrained classifier gives to everything.
         padding_leaks: let convolutions and pooling read what earlier layers left in the padding.
         boundary_head: beside the classifier, say how far from each snippet its action starts and ends.
+
+    Attributes:
+        levels: number of down-sampling blocks L.
+        reach: snippets of the input to either side that a score of any level depends on; none beyond them changes it.
 
     Example:
         >>> model = POTLoc(features=6, classes=3, width=8, heads=2, levels=2, window=5)
@@ -91,7 +107,8 @@ class POTLoc(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(levels + 1))
         self.decoder = _ConvStack(width, width)
         self.classifier = TemporalConv(width, classes + 1)
-        self.stem, self.padding_leaks = stem, padding_leaks
+        self.stem, self.levels, self.padding_leaks = stem, levels, padding_leaks
+        self.reach = _reach(stem, levels, window)
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -136,7 +153,8 @@ class POTLoc(nn.Module):
             # Exponents, as in FCOS: an error changes a distance by a factor, which is what the IoU punishes.
             exponents = self.boundaries(self.boundary_decoder(x, mask, read)).float()
             exponents = exponents.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-            distances = [2.0**level * part.exp() for level, part in enumerate(split(exponents))]
+            # In double: how torch rounds exp of a float32 depends on where in the tensor it stands.
+            distances = [2.0**level * part.double().exp().float() for level, part in enumerate(split(exponents))]
         return Pyramid(
             torch.cat(split(logits), dim=1),
             torch.cat([mask for _, mask in levels], dim=1),
