@@ -180,8 +180,8 @@ def predict(
     min_score: Annotated[
         float | None,
         typer.Option(
-            help="Leave out detections that score less; 0 keeps all. By default training chose it for tables and CSV, "
-            "and JSON holds all.",
+            help="Leave out detections that score less; 0 keeps all. By default training chose it for tables and all "
+            "files but JSON, which holds all.",
             show_default=False,
         ),
     ] = None,
