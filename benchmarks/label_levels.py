@@ -53,13 +53,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/protocol"), help="where data sets are kept")
     options = parser.parse_args()
-    print(f"| data | {' | '.join(f'lambda = {level:g}' for level in LEVELS)} |")
-    print("| --- " * (1 + len(LEVELS)) + "|", flush=True)
+    lines = [f"| data | {' | '.join(f'lambda = {level:g}' for level in LEVELS)} |", "| --- " * (1 + len(LEVELS)) + "|"]
     for entry in options.data:
         name, _, folder = entry.partition("=")
         root = prepare(name, folder or None, False, options.out / "held_out")
         points = "file" if options.points == "own" else options.points
-        print(f"| {name} | {' | '.join(row(root, points, options.seed))} |", flush=True)
+        lines.append(f"| {name} | {' | '.join(row(root, points, options.seed))} |")
+    print(*lines, sep="\n")  # at last, as training says how far it is
 
 
 if __name__ == "__main__":
