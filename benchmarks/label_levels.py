@@ -16,8 +16,9 @@ import torch
 from benchmarks.protocol import prepare
 from potloc_fast.config import load_config
 from potloc_fast.engine import align as alignment
-from potloc_fast.engine.train import collect_points, load_dataset
+from potloc_fast.engine.train import load_dataset
 from potloc_fast.evaluation import Segments, evaluate
+from potloc_fast.pseudo_labels import collect_points
 
 LEVELS = (0.0, 0.5, 1.0)
 
