@@ -187,18 +187,21 @@ class Claims:
     def take(self, key: str) -> bool:
         """Claim a recording, unless another process has."""
         path = self._path(key)
-        for _ in range(2):
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            except FileExistsError:
-                if path in self._own or not self._is_stale(path):
-                    return False
-                path.unlink(missing_ok=True)
-                continue
-            with os.fdopen(handle, "w") as file:
-                json.dump(self._me, file)
-            self._own.add(path)
-            return True
+        # It appears with its owner in it: else the claim of a process that is killed here would hold until it expires.
+        with tempfile.NamedTemporaryFile("w", dir=self._folder, prefix=TEMPORARY) as made:
+            json.dump(self._me, made)
+            made.flush()
+            os.fchmod(made.fileno(), 0o644)
+            for _ in range(2):
+                try:
+                    os.link(made.name, path)
+                except FileExistsError:
+                    if path in self._own or not self._is_stale(path):
+                        return False
+                    path.unlink(missing_ok=True)
+                else:
+                    self._own.add(path)
+                    return True
         return False
 
     def release(self, key: str) -> None:
@@ -226,7 +229,7 @@ class Claims:
                 return True
         except FileNotFoundError:  # it was given back; another may make one before this process does
             return False
-        except (ValueError, TypeError, KeyError):  # it was made this moment, or its maker was killed while writing it
+        except (ValueError, TypeError, KeyError):  # a disk was full, or it is nobody's
             pass
         return self._now() - renewed > EXPIRY_SEC
 

@@ -315,7 +315,11 @@ def test_what_was_killed_goes_on(run: Run, detector: Detector, tmp_path: Path, m
         put(many / f"{seed}.npy", seed, 40)
     items, _ = find(detector, [many])
     worker = begin(run, many, into)
-    while worker.poll() is None and not results(into):
+    while worker.poll() is None:
+        worker.send_signal(signal.SIGSTOP)  # it is to be killed amid its work, with something claimed
+        if results(into) and list((into / ".claims").iterdir()):
+            break
+        worker.send_signal(signal.SIGCONT)
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait()

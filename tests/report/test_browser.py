@@ -303,6 +303,7 @@ def test_no_side_scrolling_on_a_phone(page: Any) -> None:
     size = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        assert page.execute_script("return document.documentElement.scrollWidth") <= 400
+        # Charts follow the window a moment later.
+        wait(lambda: page.execute_script("return document.documentElement.scrollWidth") <= 400, seconds=20)
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
