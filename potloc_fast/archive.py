@@ -30,12 +30,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from potloc_fast.data import Recording
 from potloc_fast.data.listing import Source
-from potloc_fast.detector import Detection, Detector, listed
+from potloc_fast.detector import Detection, Detector, typed
 from potloc_fast.engine.device import read_ahead
 from potloc_fast.engine.predict import is_input, sources_in
 from potloc_fast.errors import InputError, quote
 from potloc_fast.evaluation import Segments, write_detections
-from potloc_fast.files import TEMPORARY, atomic, is_hidden, read_json, write_json, write_text
+from potloc_fast.files import TEMPORARY, atomic, is_hidden, listed, read_json, write_json, write_text
 from potloc_fast.names import file_name
 
 CLAIMS, MANIFEST, ABOUT = ".claims", "manifest", "archive.json"
@@ -138,15 +138,19 @@ def _folders(inputs: Iterable[str | Path], detector: Detector, into: Path | None
                 )
                 files = [Path(folder, name) for name in sorted(names) if not is_hidden(name)]
                 yield "" if below == "." else below, [file for file in files if is_input(detector, file)]
-        elif path.exists() or not any(letter in str(path) for letter in "*?["):
+        elif path.exists() or not any(map(_is_pattern, path.parts)):
             single[path] = None
         else:
-            anchor = path.anchor or "."
-            matched = sorted(Path(anchor).glob(str(path.relative_to(path.anchor))))
+            first = next(place for place, part in enumerate(path.parts) if _is_pattern(part))
+            matched = listed(Path(*path.parts[:first]), str(Path(*path.parts[first:])))
             if not matched:
                 raise InputError(f"{path}: expected a pattern that files match, found none")
             single.update(dict.fromkeys(file for file in matched if file.is_file()))
     yield "", list(single)
+
+
+def _is_pattern(part: str) -> bool:
+    return any(letter in part for letter in "*?[")
 
 
 def _same(path: Path, other: Path | None) -> bool:
@@ -510,14 +514,14 @@ def writer(form: str) -> Callable[[Path, Segments], object]:
 
 
 def _write_lines(path: Path, found: Segments) -> None:
-    write_text(path, "".join(json.dumps(detection._asdict()) + "\n" for detection in listed(found)))
+    write_text(path, "".join(json.dumps(detection._asdict()) + "\n" for detection in typed(found)))
 
 
 def _write_parquet(path: Path, found: Segments) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = listed(found)
+    rows = typed(found)
     kinds = (*[pyarrow.string()] * 2, *[pyarrow.float64()] * 3)
     table = pyarrow.table(
         {

@@ -194,7 +194,7 @@ class Detector:
         Raises:
             InputError: the features can't be used.
         """
-        return listed(self.segments([self._taken(features, name)]))
+        return typed(self.segments([self._taken(features, name)]))
 
     def batch(self, recordings: Sequence[Recording] | Mapping[str, Values]) -> list[list[Detection]]:
         """Detect actions in several recordings, those of like length together.
@@ -210,7 +210,7 @@ class Detector:
         if not taken:
             return []
         found = self.segments(taken)
-        return [listed(found.take(found.video == video)) for video in range(len(taken))]
+        return [typed(found.take(found.video == video)) for video in range(len(taken))]
 
     def segments(self, recordings: Sequence[Recording], alone: bool = True) -> Segments:
         """Do as `batch`, and give columns; recordings are as `recording` checks them.
@@ -358,11 +358,11 @@ class Stream:
                 label, start, end, score = detector._rules.of_section(section, self._grid).T
                 numbers = np.zeros(len(label), np.int64)
                 made = Segments((self._name,), detector.classes, numbers, label.astype(np.int64), start, end, score)
-                found.extend(listed(made))
+                found.extend(typed(made))
         return found
 
 
-def listed(segments: Segments) -> list[Detection]:
+def typed(segments: Segments) -> list[Detection]:
     """Detections one by one, those of each recording by falling score."""
     order = np.lexsort((-segments.score, segments.video))
     columns = (segments.video, segments.label, segments.start_sec, segments.end_sec, segments.score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from potloc_fast.engine.device import unusable
+
+# For tests of benchmarks/. At the end, so that the installed package goes before the folder beside the tests.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 @pytest.fixture(scope="session")

@@ -306,7 +306,15 @@ def test_workers_share_an_archive(detector: Detector, many: Path, tmp_path: Path
 def begin(run: Run, many: Path, into: Path) -> subprocess.Popen[str]:
     code = "import torch; torch.set_num_threads(1); from potloc_fast.cli import main; main()"
     arguments = [sys.executable, "-c", code, "predict", run.folder, many, "--into", into]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Not in the repository, whose own folder of this name is not built.
+    return subprocess.Popen(arguments, cwd=many, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_patterns_leave_out_what_systems_hide(detector: Detector, tmp_path: Path) -> None:
+    for name in (".folder/a1/x.npy", ".folder/a2/y.npy", ".folder/a2/._y.npy", ".folder/.a3/z.npy"):
+        put(tmp_path / name, 0, 40)
+    items, failed = find(detector, [tmp_path / ".folder" / "*" / "*.npy"])
+    assert ([item.key for item in items], failed) == (["x", "y"], {})
 
 
 def test_what_was_killed_goes_on(run: Run, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

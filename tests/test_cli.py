@@ -163,7 +163,7 @@ def test_info_as_json(call: Call) -> None:
     assert facts.keys() == {"version", "torch", "cuda", "cpu"}
     assert facts["version"] == potloc_fast.__version__
     assert facts["torch"] == torch.__version__
-    assert facts["cuda"].keys() == {"compiled", "archs", "usable"}
+    assert facts["cuda"].keys() == {"compiled", "archs", "usable", "reason"}
     assert isinstance(facts["cuda"]["compiled"], bool)
     assert isinstance(facts["cuda"]["usable"], bool)
     assert facts["cuda"]["compiled"] == bool(facts["cuda"]["archs"])
@@ -764,7 +764,7 @@ def test_pseudo_labels_refuses(call: Call, labelled: Path, spoil: Callable[[Path
 
 @pytest.mark.parametrize(
     "arguments",
-    [("evalute",), ("evaluate", "found.json"), ("evaluate", "a", "b", "--protocol", "coco"), ("predict", "run")],
+    [("evalute",), ("evaluate", "found.json"), ("evaluate", "a", "b", "--protocol", "coco"), ("predict",)],
 )
 def test_usage_is_explained(call: Call, arguments: tuple[str, ...]) -> None:
     status, out, err = call(*arguments)

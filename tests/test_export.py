@@ -19,7 +19,7 @@ from potloc_fast.config.schema import FolderData
 from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.recording import Instance
-from potloc_fast.detector import Detection, Stream, listed
+from potloc_fast.detector import Detection, Stream, typed
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.export import export, export_folder, pyramid
@@ -150,7 +150,7 @@ def test_all_forms_of_a_model_detect_the_same(run: Run, features: np.ndarray, tm
     stream: Stream = detector.stream("recording")
     pushed = [found for snippet in features for found in stream.push(snippet)] + stream.close()
     assert pushed == expected
-    predicted = listed(potloc_fast.predict(run, {"recording": features}))
+    predicted = typed(potloc_fast.predict(run, {"recording": features}))
     assert predicted == expected
     export(run, tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2")
