@@ -72,8 +72,8 @@ def render(report: Report) -> str:
 def embed(value: Any) -> str:
     r"""Give a value as JSON that can stand in an element `script`: no character of it can end that.
 
-    >>> embed("</script><!--")
-    '"\\u003c/script\\u003e\\u003c!--"'
+    >>> print(embed("</script><!--"))
+    "\u003c/script\u003e\u003c!--"
     """
     from markupsafe import Markup
 
