@@ -233,7 +233,8 @@ def predict(
                 raise InputError(f"{name}: expected the folder of results too, --into, found none")
     if not files and watch is None:
         raise InputError("predict: expected recordings to detect in, found none")
-    detector = Detector.load(run_dir, device=where, snippet_sec=snippet_sec)
+    run = Run.open(run_dir)
+    detector = Detector.load(run, device=where, snippet_sec=snippet_sec)
     if into is not None:
         _detect_in_archive(detector, files or [], into, form, shard, plots, watch, min_score, trusted)
         return
@@ -242,7 +243,7 @@ def predict(
         found = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
-    shown = listed(Run.open(run_dir), found, min_score)
+    shown = listed(run, found, min_score)
     detections = found if min_score is None and format_for(output) is None else shown
     written = write_detections(output, detections)
     for index, recording in enumerate(recordings):

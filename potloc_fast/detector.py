@@ -125,7 +125,8 @@ class Detector:
     def __reduce__(self) -> tuple[Any, ...]:
         # Unpickled weights have to find a place wherever that is.
         model = self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu()
-        return Detector, (self.config, self.classes, self.features, self.grid, model, self.section, self.source)
+        arguments = (self.config, self.classes, self.features, self.grid, model, self.section, self.source)
+        return Detector, arguments, {"snippet_sec": self.snippet_sec}
 
     @property
     def device(self) -> torch.device:

@@ -251,9 +251,10 @@ def test_threads_share_a_detector() -> None:
 
 def test_a_detector_can_be_sent_elsewhere() -> None:
     of, x = detector(64), features(200)
+    of.snippet_sec = 0.5
     there = pickle.loads(pickle.dumps(of))
     assert there(x) == of(x)
-    assert there.section == 64
+    assert (there.section, there.snippet_sec) == (64, 0.5)
 
 
 @pytest.mark.parametrize(
