@@ -189,7 +189,7 @@ def match(ranked: Segments, truth: Segments, thresholds: NDArray[np.float64]) ->
     order = np.argsort(instances.key, kind="stable")
     # What exceeds the next smaller number is at least t.
     taken, _ = _match(_keyed(ranked), instances.take(order), np.nextafter(thresholds, 0.0), ties_by_network=True)
-    return np.where(taken >= 0, order[taken], -1)
+    return np.append(order, -1)[taken]  # the last one is where -1 points
 
 
 class _Keyed(NamedTuple):

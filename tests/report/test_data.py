@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
@@ -180,6 +181,21 @@ def test_a_run_without_its_data(run: Run, data: Path) -> None:
     assert "data can't be read any more" in report.notes[0]
     assert set(report.signals) == {None}
     assert report.analysis is not None
+    assert len(report.browser["recordings"]) == 5
+
+
+def test_a_run_without_true_boundaries(run: Run, tmp_path: Path) -> None:
+    # As people's own runs are, which learned from points alone.
+    bare = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
+    database = json.loads((bare.folder / "ground_truth.json").read_text())
+    for video in database["database"].values():
+        video["annotations"] = []
+    (bare.folder / "ground_truth.json").write_text(json.dumps(database))
+    (bare.folder / "potloc" / "evaluation.json").unlink()
+    report = of_run(bare)
+    assert report.analysis is None
+    _, arrays = unpack(report.segments)
+    assert len(arrays["detections.start"]) >= 12
     assert len(report.browser["recordings"]) == 5
 
 
