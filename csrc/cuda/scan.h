@@ -12,10 +12,11 @@ namespace potloc::cuda {
 
 // sums[i] = values[0] + ... + values[i]; `sums` may be `values`.
 inline void sum_up(
-    [[maybe_unused]] const char* op, const int64_t* values, int64_t* sums, int size,
+    const char* op, const int64_t* values, int64_t* sums, int size,
     [[maybe_unused]] const Workspace& workspace, [[maybe_unused]] cudaStream_t stream) {
 #ifdef POTLOC_CUDA_HOST
   std::partial_sum(values, values + size, sums);
+  check(op, cuda_host::call_cub());
 #else
   size_t bytes = 0;
   check(op, cub::DeviceScan::InclusiveSum(nullptr, bytes, values, sums, size, stream));

@@ -16,7 +16,7 @@ namespace potloc::cuda {
 // Puts pairs in ascending order of the lowest `bits` of their keys; equal keys stay in order. The other arrays are as
 // long; on return they may have changed places.
 inline void sort_pairs(
-    [[maybe_unused]] const char* op, uint64_t*& keys, [[maybe_unused]] uint64_t*& other_keys, uint32_t*& values,
+    const char* op, uint64_t*& keys, [[maybe_unused]] uint64_t*& other_keys, uint32_t*& values,
     [[maybe_unused]] uint32_t*& other_values, int size, int bits, [[maybe_unused]] const Workspace& workspace,
     [[maybe_unused]] cudaStream_t stream) {
 #ifdef POTLOC_CUDA_HOST
@@ -30,6 +30,7 @@ inline void sort_pairs(
   for (int i = 0; i < size; ++i) {
     std::tie(keys[i], values[i]) = pairs[i];
   }
+  check(op, cuda_host::call_cub());
 #else
   cub::DoubleBuffer<uint64_t> both_keys(keys, other_keys);
   cub::DoubleBuffer<uint32_t> both_values(values, other_values);

@@ -225,6 +225,9 @@ cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
   if (size_t{grid.x} * grid.y * grid.z == 0 || size_t{block.x} * block.y * block.z > kMostThreads) {
     return last_error = cudaErrorInvalidConfiguration;
   }
+  if (const cudaError_t error = call(); error != cudaSuccess) {
+    return error;
+  }
   kernel = &thread;
   gridDim = grid;
   blockDim = block;

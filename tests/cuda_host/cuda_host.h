@@ -39,8 +39,9 @@ struct alignas(16) uint4 {
 };
 using cudaStream_t = void*;
 
-// Errors, as far as a launch makes them. Like CUDA, the harness keeps the last one until somebody takes it.
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
+// CUDA's runtime, as far as it is called. Like CUDA's, it keeps the last error until somebody takes it.
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration };
+enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
 inline cudaError_t last_error = cudaSuccess;
 inline cudaError_t cudaGetLastError() {
   return std::exchange(last_error, cudaSuccess);
@@ -48,8 +49,43 @@ inline cudaError_t cudaGetLastError() {
 inline cudaError_t cudaPeekAtLastError() {
   return last_error;
 }
-inline const char* cudaGetErrorString(cudaError_t) {
-  return "invalid configuration argument";
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorInvalidValue ? "invalid argument" : "invalid configuration argument";
+}
+
+namespace cuda_host {
+
+// Which call of the runtime fails, counted from the next one, which is 1; none where it is 0.
+inline int64_t failing_call = 0;
+
+inline cudaError_t call() {
+  return failing_call > 0 && --failing_call == 0 ? last_error = cudaErrorInvalidValue : cudaSuccess;
+}
+
+// As CUB does, which launches and then looks at the last error, whoever made it.
+inline cudaError_t call_cub() {
+  call();
+  return cudaPeekAtLastError();
+}
+
+}  // namespace cuda_host
+
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  const cudaError_t error = cuda_host::call();
+  if (error == cudaSuccess) {
+    std::memset(to, value, bytes);
+  }
+  return error;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  const cudaError_t error = cuda_host::call();
+  if (error == cudaSuccess) {
+    std::memcpy(to, from, bytes);
+  }
+  return error;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return cuda_host::call();
 }
 
 // Those of the thread that runs at present.

@@ -80,6 +80,10 @@ void release() {
   cuda_host::release();
 }
 
+void fail_call(int64_t which) {
+  cuda_host::failing_call = which;
+}
+
 int64_t last_error() {
   return cudaPeekAtLastError();
 }
@@ -92,6 +96,7 @@ STABLE_TORCH_LIBRARY(potloc_fast_cuda_host, m) {
   m.def("guard(Tensor x) -> Tensor");
   m.def("seed(int value) -> ()");
   m.def("release() -> ()");
+  m.def("fail_call(int which) -> ()");
   m.def("last_error() -> int");
 }
 
@@ -100,6 +105,7 @@ STABLE_TORCH_LIBRARY_IMPL(potloc_fast_cuda_host, CompositeExplicitAutograd, m) {
   m.impl("guard", TORCH_BOX(&guard));
   m.impl("seed", TORCH_BOX(&seed));
   m.impl("release", TORCH_BOX(&release));
+  m.impl("fail_call", TORCH_BOX(&fail_call));
   m.impl("last_error", TORCH_BOX(&last_error));
 }
 
