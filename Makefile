@@ -34,7 +34,7 @@ nightly-sanitizers:
 	COUNT=20000 scripts/sanitize.sh $(BIN)/python
 
 # All kernels for all architectures, with the nvcc that is here and with the newest; what they take of a GPU is held
-# against docs/cuda_kernels.csv. A quarter of an hour of one core for each nvcc.
+# against docs/cuda_kernels.csv. Five minutes of one core for each nvcc.
 .PHONY: cuda-matrix
 cuda-matrix: $(BIN)/.tested
 	scripts/cuda_matrix.sh $(BIN)/python

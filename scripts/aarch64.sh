@@ -8,7 +8,7 @@ out=build/aarch64
 mkdir -p "$out"
 torch=$("$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
 flags=(-std=c++20 -O2 -fno-math-errno -fno-trapping-math -fopenmp-simd -ffp-contract=off -fPIC -Wall -Wextra -Werror)
-flags+=(-Wno-unknown-pragmas -Icsrc -isystem "$torch/include" -DTORCH_TARGET_VERSION=0x020a000000000000)
+flags+=(-Wno-unknown-pragmas -Wno-psabi -Icsrc -isystem "$torch/include" -DTORCH_TARGET_VERSION=0x020a000000000000)
 for compiler in "${CXX:-c++}" aarch64-linux-gnu-g++; do
   place=$out/$(basename "$compiler")
   mkdir -p "$place"

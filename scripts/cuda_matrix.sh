@@ -9,6 +9,7 @@ shift || true
 work=$PWD/build/cuda-matrix
 PYTHON=$python scripts/install_nvcc.sh "$work/newest"
 newest=$(echo "$work"/newest/nvidia/cu*/bin/nvcc)
+cuobjdump=$(dirname "$newest")/cuobjdump
 [ $# -gt 0 ] || set -- nvcc "$newest"
 torch=$("$python" -c 'import torch; print(torch.__path__[0])')
 status=0
@@ -18,7 +19,12 @@ for nvcc; do
     -DCMAKE_BUILD_TYPE=Release -DPOTLOC_FAST_CUDA=1 -DPOTLOC_FAST_TORCH="$torch" -DPython_EXECUTABLE="$python" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > /dev/null
   PATH="$(dirname "$python"):$PATH" cmake --build "$work/$version" --target cuda_kernels --parallel "${MAX_JOBS:-1}"
-  "$python" -m benchmarks.cuda_kernels "$work/$version"/CMakeFiles/cuda_kernels.dir/csrc/cuda/*.o --nvcc "$version" \
-    --cuobjdump "$(dirname "$newest")/cuobjdump" ${WRITE:+--write} || status=1
+  objects=("$work/$version"/CMakeFiles/cuda_kernels.dir/csrc/cuda/*.o)
+  # What ptxas was told lies beside the PTX, and a driver that compiles it obeys: that may be of rounding alone.
+  for object in "${objects[@]}"; do
+    ! "$cuobjdump" "$object" | grep 'ptxasOptions = *[^ ]' | grep -v '= *--fmad false *$' || status=1
+  done
+  "$python" -m benchmarks.cuda_kernels "${objects[@]}" --nvcc "$version" --cuobjdump "$cuobjdump" ${WRITE:+--write} \
+    || status=1
 done
 exit $status

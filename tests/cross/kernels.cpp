@@ -1,13 +1,19 @@
-// Calls the CPU kernels' baseline on made-up numbers and prints what they give, for scripts/aarch64.sh: no torch, no
-// Python, so that it can be built for another processor and run in an emulator.
+// Calls the CPU kernels' baseline on made-up numbers and prints what they give, for scripts/aarch64.sh. Of torch it has
+// headers alone, so that it can be built for another processor and run in an emulator.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <cstdio>
 #include <memory>
 #include <vector>
 
 #include "cpu/background_seeds.h"
 #include "cpu/depthwise_conv.h"
+#include "cpu/fused_focal_loss.h"
 #include "cpu/local_attention.h"
 #include "cpu/nms.h"
+#include "cpu/score_segments.h"
+#include "cpu/sigmoid_focal_loss.h"
 
 namespace {
 
@@ -87,15 +93,71 @@ void suppression(NmsMethod method, const char* name) {
   print(name, kept_scores);
 }
 
-void convolution() {
-  const int64_t length = 33, channels = 13;
-  const DepthwiseConv call{length, channels, 1, 2, nullptr};
-  const std::vector<float> x = numbers(length * channels, 9), weight = numbers(3 * channels, 10);
-  std::vector<float> out(call.out_length() * channels);
-  float* const outs[] = {out.data()};
-  const int64_t blocks = (call.out_length() + kDepthwiseBlock - 1) / kDepthwiseBlock;
-  baseline::depthwise_conv_forward<float, float>(call, x.data(), weight.data(), outs, 0, blocks);
-  print("convolution", out);
+// Products and sums alone: every processor gives the same, also of half types.
+template <typename T, typename A>
+void convolution(const char* name) {
+  const int64_t length = 150, channels = 13, size = length * channels;
+  const DepthwiseConv call{length, channels, 2, 2, nullptr};
+  const std::vector<float> drawn = numbers(size, 9), weights = numbers(2 * 3 * channels, 10);
+  const std::vector<T> x(drawn.begin(), drawn.end());
+  const std::vector<A> weight(weights.begin(), weights.end());
+  std::vector<T> one(call.out_length() * channels), other(one.size()), grad_x(size);
+  T* const outs[] = {one.data(), other.data()};
+  baseline::depthwise_conv_forward<T, A>(call, x.data(), weight.data(), outs, 0, 1);
+  print(name, one);
+  print(name, other);
+  const int64_t blocks = (length + kDepthwiseBlock - 1) / kDepthwiseBlock;
+  std::vector<A> partial(blocks * weight.size());
+  const T* const grads[] = {one.data(), other.data()};
+  baseline::depthwise_conv_backward<T, A>(
+      call, grads, x.data(), weight.data(), grad_x.data(), partial.data(), 0, blocks);
+  print(name, grad_x);
+  print(name, partial);
+}
+
+void focal_losses() {
+  const int64_t rows = 70, classes = 5, size = rows * (classes + 1);
+  std::vector<float> logits = numbers(size, 11), targets = numbers(size, 12);
+  std::unique_ptr<bool[]> positive(new bool[rows]), background(new bool[rows]);
+  for (int64_t i = 0; i < size; ++i) {
+    logits[i] *= 30;
+    targets[i] = targets[i] > 0.5f;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    positive[i] = i % 3 == 0;
+    background[i] = i % 3 == 1;
+  }
+  std::vector<float> loss(size), sums(2), grad(size);
+  baseline::sigmoid_focal_loss_forward<float, float>(
+      logits.data(), targets.data(), loss.data(), nullptr, 0.25f, 1.5f, size, 0, 1);
+  print("focal", loss);
+  const float one = 1;
+  baseline::sigmoid_focal_loss_backward<float, float>(
+      &one, 0, 0.5f, logits.data(), targets.data(), grad.data(), 0.25f, 1.5f, size, 0, 1);
+  print("focal_grad", grad);
+  baseline::fused_focal_loss_forward<float, float>(
+      logits.data(), targets.data(), positive.get(), background.get(), sums.data(), 2.0f, rows, classes, 0, 1);
+  print("fused", sums);
+  baseline::fused_focal_loss_backward<float, float>(
+      0.5f, 0.25f, logits.data(), targets.data(), positive.get(), background.get(), grad.data(), 2.0f, rows, classes, 0,
+      1);
+  print("fused_grad", grad);
+}
+
+void proposals() {
+  const int64_t rows = 4, width = 90;
+  const ScoreSegments call{width, 3, 2, 4, 0.25, nullptr};
+  const std::vector<float> curves = numbers(rows * width, 13), thresholds{-0.5f, 0, 0.5f};
+  std::vector<ScoredSegment<float>> found;
+  std::vector<int64_t> counts(rows * 3);
+  baseline::score_segments<float, float>(
+      call, curves.data(), nullptr, thresholds.data(), found, counts.data(), 0, rows);
+  print("counts", counts);
+  std::vector<float> flat;
+  for (const ScoredSegment<float>& one : found) {
+    flat.insert(flat.end(), {one.start, one.end, one.score});
+  }
+  print("proposals", flat);
 }
 
 }  // namespace
@@ -106,5 +168,10 @@ int main() {
   suppression(NmsMethod::hard, "nms");
   suppression(NmsMethod::linear, "linear");
   suppression(NmsMethod::gaussian, "gaussian");
-  convolution();
+  convolution<float, float>("convolution");
+  convolution<double, double>("convolution_double");
+  convolution<torch::headeronly::Half, float>("convolution_half");
+  convolution<torch::headeronly::BFloat16, float>("convolution_bfloat16");
+  focal_losses();
+  proposals();
 }
