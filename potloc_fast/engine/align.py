@@ -107,13 +107,13 @@ def _align(learner: _Learner, chains: Sequence[_Chain], level: float) -> tuple[l
     segments = _first_segments(chains)
     for number in range(ROUNDS):
         targets = _targets(chains, segments, learner.classes)
-        counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
+        share = _log_shares(targets, learner.classes)
         duration, precision = _durations(chains, segments, learner.classes, number)
         model = learner.learn(recordings, targets, number)
         found = {name: learner.classify(model, recording) for name, recording in recordings.items()}
         gain = {}
         for name, p in found.items():
-            likelihood = np.log(p + OUTLIERS) - np.log(counts / counts.sum())
+            likelihood = np.log(p + OUTLIERS) - share
             gain[name] = likelihood[:, :-1] - likelihood[:, -1:]
         middle = level * _middle_levels(gain, targets, chains, segments, duration)
         segments = [
@@ -162,6 +162,13 @@ def _targets(chains: Sequence[_Chain], segments: Sequence[Integers], background:
             part = target[start:end]
             part[part == background] = label
     return targets
+
+
+def _log_shares(targets: dict[str, Integers], classes: int) -> Floats:
+    """Logarithm of pi, the share of each class and of the background in the snippets, float64[C + 1]."""
+    counts = np.bincount(np.concatenate(list(targets.values())), minlength=classes + 1) + 1.0
+    share: Floats = np.log(counts / counts.sum())
+    return share
 
 
 def _durations(
@@ -214,8 +221,7 @@ def _information(learner: _Learner, chains: Sequence[_Chain], segments: Sequence
     """
     recordings = {chain.recording.id: chain.recording for chain in chains}
     targets = _targets(chains, segments, learner.classes)
-    counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
-    share = np.log(counts / counts.sum())
+    share = _log_shares(targets, learner.classes)
     halves, told, snippets = (list(targets)[::2], list(targets)[1::2]), 0.0, 0
     for learned, other in (halves, halves[::-1]) if halves[1] else ():
         model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS)
