@@ -29,7 +29,9 @@ from potloc_fast.engine.align import align
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
 from potloc_fast.engine.distributed import joined, once, rank
+from potloc_fast.engine.estimate import training_sec
 from potloc_fast.engine.fit import capture_obstacle, fit
+from potloc_fast.engine.progress import duration
 from potloc_fast.engine.quality import assess
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
@@ -179,6 +181,9 @@ def train(
                 print(note, file=sys.stderr)
         run = Run.create(run_dir, config, dataset)
         with float32_products(config.engine.precision):
+            if not resume and rank() == 0:
+                took = duration(training_sec(run, recordings, steps, device))
+                print(f"training will take about {took} here, as far as a few timed steps tell", file=sys.stderr)
             _run_steps(run, dataset, recordings, tested, steps, resume, device)
         return run
 
