@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.config import Config
+from potloc_fast.config.load import leaves
 from potloc_fast.data.annotations import read_database
 from potloc_fast.engine.progress import duration
 from potloc_fast.errors import InputError, quote
@@ -431,18 +432,10 @@ def _signals(run: Run, dataset: Dataset | None, count: int, trained: bool) -> It
 
 def _settings(config: Config) -> tuple[tuple[str, str, bool], ...]:
     """The keys of a configuration, those first that differ from the defaults."""
-    values = dict(_leaves(config.model_dump(mode="json")))
-    defaults = dict(_leaves(Config(data={"layout": config.data.layout}).model_dump(mode="json")))  # type: ignore[arg-type]
+    values = dict(leaves(config.model_dump(mode="json")))
+    defaults = dict(leaves(Config(data={"layout": config.data.layout}).model_dump(mode="json")))  # type: ignore[arg-type]
     rows = [(key, _words(value), value != defaults.get(key)) for key, value in values.items() if key != "auto"]
     return tuple(sorted(rows, key=lambda row: not row[2]))
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _words(value: Any) -> str:
