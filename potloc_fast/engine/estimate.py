@@ -60,12 +60,10 @@ def _stage_sec(
 
 def _pass_sec(model: nn.Module, features: Tensor, mask: Tensor | None) -> float:
     """Seconds of a pass forward and backward, after the first one."""
-    took = []
     for _ in range(PASSES):
         begun = time.perf_counter()
         found = model(features, mask)
         (found.logits if isinstance(found, Pyramid) else found).square().mean().backward()
         if features.is_cuda:
             torch.cuda.synchronize()
-        took.append(time.perf_counter() - begun)
-    return took[-1]
+    return time.perf_counter() - begun
