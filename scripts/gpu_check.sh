@@ -10,7 +10,7 @@
 # They are checked first. What comes out is in RESULTS (benchmarks/results/gpu): gpu_check.csv, with a row for each part
 # and the verdict in the last one, a log for each part, and the benchmarks.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 results=${RESULTS:-benchmarks/results/gpu}
 table=$results/gpu_check.csv
 most=240  # seconds of a part
