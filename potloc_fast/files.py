@@ -68,6 +68,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with writing(path, "a file to write"):
         target, replaced = Path(os.path.realpath(path)), replaceable(path)
+        if target.is_symlink():  # one that leads back to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     folder = target.parent if replaced else Path(tempfile.gettempdir())
     _check_locks(target)
     with writing(path, "a file to write"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,10 @@ from potloc_fast.names import normalize
 DEEPEST = 10  # files that build on one another
 LARGEST = 10_000  # values in a configuration, those of aliases counted each time
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, which is ten times as fast, where it is there
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_DECIMAL = re.compile(  # to YAML 1.1, 010 is 8, 1:30 is 90 and 1_0 is 10
+    r"[-+]?(?:0|[1-9]\d*|\d+\.\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|\.inf|\.nan)", re.IGNORECASE
+)
 _PRESETS = resources.files("potloc_fast.config") / "presets"
 
 
@@ -68,6 +73,10 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
     """Check a configuration given as nested mappings; `source` names it in errors."""
+    for key, value in _leaves(values):
+        items = value if isinstance(value, list | tuple) else (value,)
+        if key in _NUMERIC and any(isinstance(item, bool) for item in items):  # to pydantic, yes is 1
+            raise InputError(f"{source}: key {key}: expected a number, got {quote(value)}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -102,7 +111,7 @@ def _read(source: str | Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
             f"{name}: key preset: expected files that end at a preset, got {quote(base)} after {DEEPEST} more"
         )
     inherited = _read(base, (*below, name))
-    _settle(inherited, _leaves(values))
+    _settle(inherited, (key for key, _ in _leaves(values)))
     return merge(inherited, values)
 
 
@@ -113,13 +122,13 @@ def _settle(values: dict[str, Any], keys: Iterable[str]) -> None:
         values["auto"] = [key for key in values["auto"] if key not in settled]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of nested values."""
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of nested values, and these."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -171,6 +180,9 @@ def _check(node: yaml.Node, name: str, sizes: dict[yaml.Node, int]) -> int:
                     raise InputError(f"{name}: expected each key once, found {quote(key.value)} again in {where}")
                 found.add((key.tag, normalize(key.value)))
             size += _check(key, name, sizes) + _check(value, name, sizes)
+    elif isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and not _DECIMAL.fullmatch(node.value):
+        where = f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
+        raise InputError(f"{name}: expected numbers as they are usually written, found {quote(node.value)} in {where}")
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_check(item, name, sizes) for item in node.value)
     if size > LARGEST:
@@ -230,4 +242,10 @@ def _is_text(annotation: Any) -> bool:
     return annotation in (str, Path)
 
 
+def _is_number(annotation: Any) -> bool:
+    """Whether a key takes a number, or several."""
+    return annotation in (int, float) or any(map(_is_number, typing.get_args(annotation)))
+
+
+_NUMERIC = {key for key, annotation in _keys(Config).items() if _is_number(annotation)}
 _TEXTS = {key for key, annotation in _keys(Config).items() if _is_text(annotation)}

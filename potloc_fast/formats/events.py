@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.names import normalize
+from potloc_fast.numbers import to_number
 
 Item = TypeVar("Item")
 Place: TypeAlias = int | str  # a line, counted from 1; or what says where in other words
@@ -94,9 +95,7 @@ class Events:
             InputError: there is something else.
         """
         try:
-            if type(text) is bool or (type(text) is str and "_" in text):  # to Python 1, and 1_0 is 10
-                raise ValueError
-            return float(text)  # type: ignore[arg-type]
+            return to_number(text)
         except (TypeError, ValueError, OverflowError):
             raise fault(self.path, place, f"expected a number as {what}, got {quote(text)}") from None
 
