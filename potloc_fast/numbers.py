@@ -9,11 +9,14 @@ def to_number(value: Any) -> float:
     """The number that text or JSON holds, as other programs read it: Python itself takes True for 1 and "1_0" for 10.
 
     Raises:
-        TypeError, ValueError, OverflowError: it is none.
+        TypeError, ValueError: it is none, or larger than a float can be.
 
     >>> to_number("2.5"), to_number(3)
     (2.5, 3.0)
     """
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise ValueError(value)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(value) from None

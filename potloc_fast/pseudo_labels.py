@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def read_pseudo_labels(path: str | Path) -> PseudoLabels:
     for video, entries in value["results"].items():
         for number, entry in enumerate(entries):
             time = entry.get("point")
-            if type(time) not in (int, float) or not -inf < time < inf:
+            if type(time) not in (int, float) or not abs(time) <= sys.float_info.max:
                 where = f"{path}: results[{quote(video)}][{number}]"
                 raise InputError(f"{where}: expected a point in seconds, got {quote(time)}")
             times.append(time)

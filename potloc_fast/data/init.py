@@ -125,7 +125,10 @@ def _of_signals(folder: Path, raw: Sequence[Path]) -> Plan:
     keys += more
     table, about = _table(folder, list(files), rates=rateless)
     if rateless and table is not None:
-        about.append("no file says how many samples there are in a second: fill in rate_hz in recordings.csv")
+        about.append(
+            "no file says how many samples there are in a second: fill in rate_hz in recordings.csv, or set "
+            "data.windows.rate_hz where it is the same for all"
+        )
     keys += [
         "# what init proposes; check-data and train choose anew what is not set",
         *_windows(folder, sensors, points),

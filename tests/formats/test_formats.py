@@ -595,6 +595,8 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("f.TextGrid", "ooBinaryFile\x08TextGrid", "expected ooTextFile"),
     ("f.eaf", EAF.replace("</TIER>", "", 1), "line 34: expected XML, got: mismatched tag"),
     ("f.eaf", EAF.replace('"1250"', '"soon"'), "line 5: expected milliseconds, got 'soon'"),
+    ("f.eaf", EAF.replace('"1250"', '"1_250"'), "line 5: expected milliseconds, got '1_250'"),
+    ("f.eaf", EAF.replace('"1250"', f'"{"9" * 400}"'), "line 5: expected milliseconds, got '999"),
     ("f.eaf", EAF.replace('TIME_SLOT_REF1="ts1" ', "", 1), "line 12: expected TIME_SLOT_REF1"),
     ("f.eaf", EAF.replace('REF2="ts3"', 'REF2="ts9"'), "line 12: expected a time slot of the file, got 'ts9'"),
     ("f.eaf", EAF.replace('"1250"', '"2250"'), "line 12: expected finite times and an end"),
