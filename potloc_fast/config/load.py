@@ -73,7 +73,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
     """Check a configuration given as nested mappings; `source` names it in errors."""
-    for key, value in _leaves(values):
+    for key, value in leaves(values):
         items = value if isinstance(value, list | tuple) else (value,)
         if key in _NUMERIC and any(isinstance(item, bool) for item in items):  # to pydantic, yes is 1
             raise InputError(f"{source}: key {key}: expected a number, got {quote(value)}")
@@ -111,7 +111,7 @@ def _read(source: str | Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
             f"{name}: key preset: expected files that end at a preset, got {quote(base)} after {DEEPEST} more"
         )
     inherited = _read(base, (*below, name))
-    _settle(inherited, (key for key, _ in _leaves(values)))
+    _settle(inherited, dict(leaves(values)))
     return merge(inherited, values)
 
 
@@ -122,11 +122,15 @@ def _settle(values: dict[str, Any], keys: Iterable[str]) -> None:
         values["auto"] = [key for key in values["auto"] if key not in settled]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of nested values, and these."""
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of nested mappings, and their values.
+
+    >>> dict(leaves({"train": {"epochs": 5, "lr": 0.1}, "seed": 0}))
+    {'train.epochs': 5, 'train.lr': 0.1, 'seed': 0}
+    """
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
