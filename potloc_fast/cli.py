@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from potloc_fast.errors import InputError, quote
 from potloc_fast.names import file_name, find_name, normalize
+from potloc_fast.numbers import to_number
 
 if TYPE_CHECKING:
     from potloc_fast.data import Recording
@@ -797,13 +798,13 @@ def _thresholds(text: str) -> list[float]:
             # Rounded, so that 0.1 + 2 * 0.1 is the 0.3 that was meant.
             values = [round(first + i * step, 10) for i in range(count if count <= MOST_THRESHOLDS else 0)]
         else:
-            values = [float(part) for part in text.split(",")]
+            values = [to_number(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         values = []
-    if not values or not all(0 <= value <= 1 for value in values):
+    if not values or not all(0 <= value <= 1 for value in values) or len(set(values)) < len(values):
         raise InputError(
             f"--tiou: expected FIRST:LAST:STEP or a list such as 0.3,0.5, of at most {MOST_THRESHOLDS} within 0 to 1, "
-            f"got {quote(text)}"
+            f"each once, got {quote(text)}"
         )
     return values
 
@@ -816,14 +817,19 @@ def main() -> None:
     if sys.stderr is not None and not faulthandler.is_enabled():
         faulthandler.enable()  # a file that is cut while it is mapped ends the process: not without a word
     try:
+        if "" in sys.argv[1:]:  # as of a variable of the shell that is not set; as a path, it would be this folder
+            raise InputError(f"argument {sys.argv[1:].index('') + 1}: expected text, got none")
         app(prog_name="potloc-fast")
-    except InputError as error:
-        print(f"potloc-fast: {error}", file=sys.stderr)
-        sys.exit(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
-        print(f"potloc-fast: {place}expected a file that can be used, got: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        _end(InputError(f"{place}expected a file that can be used, got: {error.strerror or error}"))
+    except InputError as error:
+        _end(error)
+
+
+def _end(error: InputError) -> NoReturn:
+    print(f"potloc-fast: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

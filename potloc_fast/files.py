@@ -68,6 +68,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with writing(path, "a file to write"):
         target, replaced = Path(os.path.realpath(path)), replaceable(path)
+        if target.is_symlink():  # one that leads back to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     folder = target.parent if replaced else Path(tempfile.gettempdir())
     _check_locks(target)
     with writing(path, "a file to write"):
@@ -318,12 +320,12 @@ def read_json(path: str | Path) -> Any:
         InputError: the file is missing, unreadable or not JSON, or a key stands twice in an object.
     """
     text = read_text(path)
-    # A pair of key and value has a colon: where there are as many of both, no pair was lost to an equal key.
+    # A pair of key and value has a colon, after a quote or blanks: where there are as many, no key stood twice.
     composed = text.isascii() and "\\u" not in text
     try:
         if composed:
             value = from_json(text)
-            if _pairs(value) == text.count(":"):
+            if _pairs(value) == sum(text.count(f"{before}:") for before in '" \t\r\n'):
                 return value
     except ValueError:
         pass
@@ -351,7 +353,7 @@ class _TwiceError(Exception):
 def _pairs(value: Any) -> int:
     """The number of pairs of keys and values within a JSON value, or fewer where lists hold objects of many kinds."""
     if type(value) is dict:
-        return len(value) + sum(map(_pairs, value.values()))
+        return len(value) + sum([_pairs(one) for one in value.values() if type(one) in (dict, list)])
     if type(value) is not list or set(map(type, value)) != {dict}:
         return 0
     alike = not any(map(_pairs, value[0].values()))  # hundreds of thousands of detections hold nothing further

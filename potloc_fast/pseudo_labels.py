@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from potloc_fast.files import read_json
 from potloc_fast.fused_labels import fuse
 from potloc_fast.held_points import held_points
 from potloc_fast.names import find_name, find_names
+from potloc_fast.numbers import to_number
 
 Variant = Literal["paper", "released", "fused"]
 
@@ -90,7 +92,7 @@ def read_pseudo_labels(path: str | Path) -> PseudoLabels:
     for video, entries in value["results"].items():
         for number, entry in enumerate(entries):
             time = entry.get("point")
-            if not isinstance(time, int | float) or not -inf < time < inf:
+            if type(time) not in (int, float) or not abs(time) <= sys.float_info.max:
                 where = f"{path}: results[{quote(video)}][{number}]"
                 raise InputError(f"{where}: expected a point in seconds, got {quote(time)}")
             times.append(time)
@@ -137,7 +139,7 @@ def read_points(path: str | Path, fps: str | Path | None = None) -> Points:
         name, frame = row.text("video_id"), row.number("point")
         rate = rates.get(find_name(name, rates) or "", "no")
         try:
-            time = frame / float(rate)
+            time = frame / to_number(rate)
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             time = nan
         if not 0 <= time < inf:

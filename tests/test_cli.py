@@ -423,7 +423,7 @@ def test_evaluate_real_detections(call: Call, shared_data: Path, tmp_path: Path)
     assert "69.1" in out
 
 
-@pytest.mark.parametrize("text", ["0.1:0.5:1e-12", "0.1:0.5:0", "0.5:0.1:0.1", "0,5", "nan", ""])
+@pytest.mark.parametrize("text", ["0.1:0.5:1e-12", "0.1:0.5:0", "0.5:0.1:0.1", "0,5", "nan", "0.5,0.5"])
 def test_thresholds_that_are_none_are_refused(call: Call, text: str) -> None:
     assert_refused(call("evaluate", "d.json", "t.json", "--tiou", text), "--tiou: expected FIRST:LAST:STEP or a list")
 

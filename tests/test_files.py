@@ -203,15 +203,18 @@ def test_a_folder_that_vanished_is_not_made_again(moved: bool, tmp_path: Path) -
         ("file/text.txt", "file: expected a folder to write to, got: File exists"),
         ("file/new/text.txt", "file/new: expected a folder to write to, got: Not a directory"),
         ("folder", "folder: expected a file to write, got: Is a directory"),
+        ("loop", "loop: expected a file to write, got: Too many levels of symbolic links"),
     ],
 )
 def test_a_place_where_no_file_can_be_is_named(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError) as caught:
         write_text(tmp_path / name, "text")
     assert str(caught.value) == f"{tmp_path}/{message}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
+    assert (tmp_path / "loop").is_symlink()
 
 
 def test_an_archive_has_each_file_once(tmp_path: Path) -> None:
@@ -302,6 +305,7 @@ def test_what_the_fast_parser_refuses_is_read_too(tmp_path: Path) -> None:
     [
         ('{"v1": [1],\n "v2": {}, "v1": [2]}', "'v1' twice in the object that begins in line 1, column 1"),
         ('{"http://v": 1,\n "b": [{"x": 1}, {"c": {"x": 1, "\\u0078": 2}}]}', "'x' twice in .* line 2, column 24"),
+        ('{"v1" : "a: b", "c"\n: "d",\n "v1"\t: 2}', "'v1' twice in the object that begins in line 1, column 1"),
         ('[{"x": 1, "x": ' + "[" * 600 + "]" * 600 + "}]", "'x' twice"),
         ('{"U\\u0308": 1, "\u00dc": 2}', "'\u00dc' twice in the object"),
     ],

@@ -314,6 +314,72 @@ def test_numbers_that_are_none(
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
+def test_empty_arguments(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(good.parent)  # which an empty path would be
+    for arguments in COMMANDS.values():
+        given = ["" if argument == tmp_path else str(argument) for argument in arguments(tmp_path, tmp_path / "out")]
+        if "" not in given:  # where it is part of an override
+            continue
+        monkeypatch.setattr(sys, "argv", ["potloc-fast", *given])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        assert (end.value.code, printed.out) == (2, "")
+        assert_one_sentence(
+            printed.err.removeprefix("potloc-fast: ").removesuffix("\n"),
+            f"argument {given.index('') + 1}: expected text",
+        )
+    assert not list(tmp_path.iterdir())
+
+
+NUMBERS: dict[str, tuple[str, str, Callable[[Path, Path], object]]] = {
+    "time of a detection": (
+        "x.json",
+        '{"results": {"v": [{"label": "a", "score": 1, "segment": [0, 1]}]}}',
+        lambda bad, _: read_detections(bad),
+    ),
+    "time of an instance": (
+        "x.json",
+        '{"database": {"v": {"annotations": [{"label": "a", "segment": [0, 1]}]}}}',
+        lambda bad, _: read_ground_truth(bad),
+    ),
+    "duration": ("x.json", '{"database": {"v": {"duration": 1}}}', lambda bad, _: read_ground_truth(bad)),
+    "rate": ("x.json", '{"v1": 1}', lambda bad, good: read_points(good / "points.csv", bad)),
+    "point of a pseudo-label": (
+        "x.json",
+        '{"results": {"v": [{"label": "a", "score": 0.5, "segment": [0, 2], "point": 1}]}}',
+        lambda bad, _: read_pseudo_labels(bad),
+    ),
+    "BORIS": (
+        "x.boris",
+        '{"behaviors_conf": {"0": {"code": "a", "type": "Point event"}}, '
+        '"observations": {"v": {"events": [[1, "", "a", "", ""]]}}}',
+        lambda bad, _: formats.read(bad),
+    ),
+    "Label Studio": (
+        "x.json",
+        '[{"data": {"csv": "v"}, "annotations": [{"result": [{"value": {"start": 0, "end": 1, "labels": ["a"]}}]}]}]',
+        lambda bad, _: formats.read(bad),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_python_alone_takes_for_numbers(name: str, good: Path, tmp_path: Path) -> None:
+    file, text, read = NUMBERS[name]
+    path = tmp_path / file
+    head, _, tail = text.rpartition("1")
+    path.write_text(text)
+    read(path, good)
+    for number in ("true", '"1_0"', "9" * 400):
+        path.write_text(f"{head}{number}{tail}")
+        with pytest.raises(InputError) as caught:
+            read(path, good)
+        assert_one_sentence(str(caught.value), file)
+
+
 def test_a_pipe_that_is_given_open_is_a_file(good: Path) -> None:
     read, write = os.pipe()
     os.write(write, (good / "found.json").read_bytes())
@@ -330,6 +396,11 @@ def test_a_pipe_that_is_given_open_is_a_file(good: Path) -> None:
         ("train.epochs=[" + "1," * 5000 + "1]", "train.epochs"),
         ("train={epochs: 1, epochs: 2}", "override train"),
         ("train.lr=.inf", "train.lr"),
+        ("train.epochs=yes", "train.epochs"),
+        ("train.epochs=010", "override train.epochs"),  # 8 to YAML
+        ("train.epochs=1:30", "override train.epochs"),  # 90
+        ("data.kept_points=true", "data.kept_points"),
+        ("evaluate.tiou=[true]", "evaluate.tiou"),
         ("detect.class_thresholds={start: 0, stop: 1, step: 1.0e-12}", "detect.class_thresholds.step"),
         ("model.levels=1000000000", "model.levels"),
         ("data.root=" + "x" * 5000, "data.root"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,10 @@ from potloc_fast.names import normalize
 DEEPEST = 10  # files that build on one another
 LARGEST = 10_000  # values in a configuration, those of aliases counted each time
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, which is ten times as fast, where it is there
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_DECIMAL = re.compile(  # to YAML 1.1, 010 is 8, 1:30 is 90 and 1_0 is 10
+    r"[-+]?(?:0|[1-9]\d*|\d+\.\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|\.inf|\.nan)", re.IGNORECASE
+)
 _PRESETS = resources.files("potloc_fast.config") / "presets"
 
 
@@ -68,6 +73,10 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
     """Check a configuration given as nested mappings; `source` names it in errors."""
+    for key, value in leaves(values):
+        items = value if isinstance(value, list | tuple) else (value,)
+        if key in _NUMERIC and any(isinstance(item, bool) for item in items):  # to pydantic, yes is 1
+            raise InputError(f"{source}: key {key}: expected a number, got {quote(value)}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -175,6 +184,9 @@ def _check(node: yaml.Node, name: str, sizes: dict[yaml.Node, int]) -> int:
                     raise InputError(f"{name}: expected each key once, found {quote(key.value)} again in {where}")
                 found.add((key.tag, normalize(key.value)))
             size += _check(key, name, sizes) + _check(value, name, sizes)
+    elif isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and not _DECIMAL.fullmatch(node.value):
+        where = f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
+        raise InputError(f"{name}: expected numbers as they are usually written, found {quote(node.value)} in {where}")
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_check(item, name, sizes) for item in node.value)
     if size > LARGEST:
@@ -234,4 +246,10 @@ def _is_text(annotation: Any) -> bool:
     return annotation in (str, Path)
 
 
+def _is_number(annotation: Any) -> bool:
+    """Whether a key takes a number, or several."""
+    return annotation in (int, float) or any(map(_is_number, typing.get_args(annotation)))
+
+
+_NUMERIC = {key for key, annotation in _keys(Config).items() if _is_number(annotation)}
 _TEXTS = {key for key, annotation in _keys(Config).items() if _is_text(annotation)}

@@ -14,6 +14,7 @@ from potloc_fast.data.recording import Instance, Point
 from potloc_fast.errors import InputError, quote
 from potloc_fast.formats import Events, Source, format_of, read
 from potloc_fast.names import by_name, normalize
+from potloc_fast.numbers import to_number
 
 if TYPE_CHECKING:  # pydantic is not for those who only evaluate
     from potloc_fast.config.schema import GridConfig
@@ -146,8 +147,8 @@ def parse_database(content: Any, source: str | Path) -> Database:
                 label = labels.get(raw)
                 if label is None:
                     label = labels[raw] = label_text(raw)
-                    numbers.setdefault(label, float(item.get("label_id", item.get("idx", 0))))
-                instances.append(Instance(label, float(start), float(end)))
+                    numbers.setdefault(label, to_number(item.get("label_id", item.get("idx", 0))))
+                instances.append(Instance(label, to_number(start), to_number(end)))
             except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
                 raise InputError(
                     f"{_entry(source, name)}.annotations[{index}]: expected a label and a segment [start, end], "
@@ -250,7 +251,7 @@ def _positive(entry: Mapping[str, Any], key: str, name: str, source: str | Path)
     """The number over zero under a key; None where there is none or it says nothing."""
     value = entry.get(key)
     try:
-        number = 0.0 if value is None else float(value)
+        number = 0.0 if value is None else to_number(value)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{_entry(source, name)}.{key}: expected a number above 0, got {quote(value)}") from None
     return number if 0 < number < math.inf else None

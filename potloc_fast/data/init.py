@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from potloc_fast.data.signals.source import PARTED, group_files
 from potloc_fast.data.tables import Row, read_table
 from potloc_fast.errors import InputError, shorten
 from potloc_fast.files import listed, write_text
+from potloc_fast.formats import FORMATS as TOOLS
+from potloc_fast.formats import Source, format_of
 
 TABLES = ("points.csv", "instances.csv", "recordings.csv")
-ANNOTATIONS = {".boris": "BORIS", ".eaf": "ELAN", ".textgrid": "Praat"}
 HELD_OUT = 4  # every fourth person is there to test in
 PERSON = re.compile(
     r"(?:^|[_\-. ])((?:subject|sub|subj|user|person|participant|patient|pat|p|s|id)[-_]?\d+)(?=$|[_\-. ])",
@@ -92,7 +94,7 @@ def _of_features(folder: Path, arrays: Sequence[Path]) -> Plan:
     said = [f"features/: {_count(len(arrays), 'array')}, such as {arrays[0].name}"]
     if listed(folder / "signals"):
         said.append("signals/ is left alone, as there are features: data.windows.stride_sec=SECONDS takes the signals")
-    labels, keys = _labels(folder)
+    labels, keys, _ = _labels(folder)
     names = [path.stem for path in arrays]
     table, about = _table(folder, names, rates=False)
     keys.append(
@@ -119,19 +121,27 @@ def _of_signals(folder: Path, raw: Sequence[Path]) -> Plan:
             rateless = rateless or not how
             channels.append(f"{path.name}: {shorten(', '.join(signal.columns))}; {how or 'no rate'}")
     said += channels
-    labels, more = _labels(folder)
+    labels, more, points = _labels(folder)
     keys += more
     table, about = _table(folder, list(files), rates=rateless)
     if rateless and table is not None:
-        about.append("no file says how many samples there are in a second: fill in rate_hz in recordings.csv")
-    keys += ["# what init proposes; check-data and train choose anew what is not set", *_windows(folder, sensors)]
+        about.append(
+            "no file says how many samples there are in a second: fill in rate_hz in recordings.csv, or set "
+            "data.windows.rate_hz where it is the same for all"
+        )
+    keys += [
+        "# what init proposes; check-data and train choose anew what is not set",
+        *_windows(folder, sensors, points),
+    ]
     return Plan((*said, *labels, *about), _config(folder, "plain", keys), table)
 
 
-def _windows(folder: Path, sensors: tuple[str, ...]) -> list[str]:
+def _windows(folder: Path, sensors: tuple[str, ...], points: Path | None) -> list[str]:
     """The section `windows` with a reason for each key; a comment where the folder does not say enough yet."""
     data = FolderData(layout="plain", root=folder, signals=SignalsConfig(sensors=sensors))
-    if not (folder / "points.csv").exists():
+    if points is not None:
+        data = data.model_copy(update={"points_file": points})
+    elif not (folder / "points.csv").exists():
         data = data.model_copy(update={"points": "gaussian"})
     try:
         chosen, reasons = choose_windows(data, read_listing(data))
@@ -145,8 +155,8 @@ def _windows(folder: Path, sensors: tuple[str, ...]) -> list[str]:
     return lines if chosen.windows.resolved else []
 
 
-def _labels(folder: Path) -> tuple[list[str], list[str]]:
-    """What tables of labels say, and the keys that they need."""
+def _labels(folder: Path) -> tuple[list[str], list[str], Path | None]:
+    """What tables of labels say, the keys that they need, and the file or folder of an annotation tool, if any."""
     said: list[str] = []
     keys: list[str] = []
     for name, what in (("points.csv", "point"), ("instances.csv", "instance")):
@@ -155,19 +165,42 @@ def _labels(folder: Path) -> tuple[list[str], list[str]]:
             classes = sorted({row["label"] for row in rows})
             said.append(f"{name}: {_count(len(rows), what)}; classes: {shorten(', '.join(classes))}")
     if (folder / "points.csv").exists():
-        return said, keys
+        return said, keys, None
     if (folder / "instances.csv").exists():
         keys.append("points: gaussian  # there is no points.csv: drawn from the instances")
-        return said, keys
-    found = [path for path in (*listed(folder), *listed(folder, "*/*")) if path.suffix.lower() in ANNOTATIONS]
-    if found:
-        tool = ANNOTATIONS[found[0].suffix.lower()]
-        place = found[0] if len(found) == 1 else found[0].parent
-        said.append(f"{_count(len(found), 'file')} of {tool}, such as {found[0].relative_to(folder)}, for the points")
-        keys.append(f"points_file: {json.dumps(str(place.resolve()))}")
-    else:
+        return said, keys, None
+    found = _annotations(folder)
+    if not found:
         said.append("no labels yet: put a table points.csv with the columns recording, label and time_sec there")
-    return said, keys
+        return said, keys, None
+    files, places = list(found), {path.parent for path in found}
+    titles = ", ".join(dict.fromkeys(found.values()))
+    said.append(f"{_count(len(files), 'file')} ({titles}), such as {files[0].relative_to(folder)}, for the points")
+    if len(files) > 1 and (len(places) > 1 or folder in places):
+        said.append(
+            "move them into a folder of their own, such as annotations/, which data.points_file takes as a whole"
+        )
+        keys.append("# points_file: annotations  # the folder of these files, once they are in one of their own")
+        return said, keys, None
+    place = (files[0] if len(files) == 1 else files[0].parent).resolve()
+    keys.append(f"points_file: {json.dumps(str(place), ensure_ascii=False)}")
+    return said, keys, place
+
+
+def _annotations(folder: Path) -> dict[Path, str]:
+    """The files of annotation tools in a folder and those below it, and what each tool is called.
+
+    Tables with commas are not among them, as any may be one; and in signals/ and features/ are samples.
+    """
+    found = {}
+    for path in (*listed(folder), *listed(folder, "*/*")):
+        samples = (
+            path.parent != folder and path.parent.name in ("features", "signals") and path.suffix.lower() in FORMATS
+        )
+        with suppress(InputError):  # JSON of other programs may be odd
+            if path.is_file() and not samples and (form := format_of(Source(path))) not in (None, "csv"):
+                found[path] = TOOLS[form].TITLE
+    return found
 
 
 def _table(folder: Path, names: Sequence[str], rates: bool) -> tuple[str | None, list[str]]:

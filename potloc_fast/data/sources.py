@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from potloc_fast.data.listing import NpyFile, Source
 from potloc_fast.data.recording import allow_open_files, to_features
-from potloc_fast.data.tables import to_number
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import LARGE, PACKED, check_kind, check_members, listed, read_lines
 from potloc_fast.names import by_name, find_names, normalize
+from potloc_fast.numbers import to_number
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 

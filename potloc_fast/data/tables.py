@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_text
 from potloc_fast.names import find_name, normalize
+from potloc_fast.numbers import to_number
 
 Item = TypeVar("Item")
 
@@ -61,17 +62,6 @@ class Row:
                 f"{self.path}: expected a number as {column} in line {self.line}, got {quote(self[column])}"
             )
         return number
-
-
-def to_number(text: str) -> float:
-    """The number that a cell holds, as other programs read it: Python itself takes 1_0 for 10.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if "_" in text:
-        raise ValueError(text)
-    return float(text)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[Row]:

@@ -19,6 +19,7 @@ from potloc_fast.files import read_lines, without_collection, write_json
 from potloc_fast.formats import Events, Source, format_for, write
 from potloc_fast.names import by_name
 from potloc_fast.notebook import html_table
+from potloc_fast.numbers import to_number
 
 SHOWN = 20  # segments in a notebook
 
@@ -239,7 +240,7 @@ def read_ambiguous(path: str | Path) -> Segments:
             continue
         try:
             video, start, end = line.split()
-            region = {"label": "Ambiguous", "segment": (float(start), float(end))}
+            region = {"label": "Ambiguous", "segment": (to_number(start), to_number(end))}
         except ValueError:
             raise InputError(f"{path}: line {number}: expected 'video start end', got {quote(line)}") from None
         regions.setdefault(video, []).append(region)
@@ -281,6 +282,12 @@ def _parse(groups: Mapping[str, Any], where: str, scored: bool) -> Segments:
 _MALFORMED = (KeyError, TypeError, ValueError, OverflowError)
 
 
+def _numbers(values: list[Any]) -> NDArray[np.float64]:
+    if {*map(type, values)} <= {float, int}:
+        return np.array(values, dtype=np.float64)
+    return np.fromiter(map(to_number, values), np.float64, len(values))
+
+
 def _columns(
     entries: list[Any], scored: bool
 ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -291,8 +298,8 @@ def _columns(
     labels = {name: index for index, name in enumerate(dict.fromkeys(names.values()))}
     numbers = {text: labels[name] for text, name in names.items()}
     spans = [entry["segment"] for entry in entries]
-    times = np.fromiter(map(float, chain.from_iterable(spans)), np.float64)
-    score = np.fromiter((float(entry["score"]) for entry in entries), np.float64, size) if scored else np.ones(size)
+    times = _numbers(list(chain.from_iterable(spans)))
+    score = _numbers([entry["score"] for entry in entries]) if scored else np.ones(size)
     if not {*map(len, spans)} <= {2} or any(issubclass(kind, str | Mapping) for kind in {*map(type, spans)}):
         raise ValueError  # text and mappings have parts as well
     start, end = times.reshape(size, 2).T.copy()

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from potloc_fast.errors import InputError, quote
-from potloc_fast.formats.events import Event, Events, fault, lanes
+from potloc_fast.formats.events import Event, Events, fault, share_out
 from potloc_fast.formats.source import Options, Source
 
 TITLE = "BORIS project"
@@ -100,13 +100,14 @@ def read(source: Source, options: Options, events: Events) -> None:
         offset = events.number(where, observation.get("time offset") or 0, "time offset")
         timed = []
         for number, row in enumerate(rows):
-            place = f"{where}.events[{number}]"
             if type(row) is not list or len(row) < 5 or {*map(type, row[1:5])} != {str}:
                 expected = "[time, subject, behaviour, modifiers, comment]"
-                raise fault(source.path, place, f"expected {expected}, got {quote(row)}")
-            timed.append((round(events.number(place, row[0], "a time") - offset, 6), place, row))
+                raise fault(source.path, f"{where}.events[{number}]", f"expected {expected}, got {quote(row)}")
+            time = row[0] if type(row[0]) is float else events.number(f"{where}.events[{number}]", row[0], "a time")
+            timed.append((round(time - offset, 6), number, row))
         timed.sort(key=itemgetter(0))
-        for time, place, (_, subject, code, modifiers, comment, *_) in timed:
+        for time, number, (_, subject, code, modifiers, comment, *_) in timed:
+            place = f"{where}.events[{number}]"
             if code not in kinds:
                 raise fault(source.path, place, f"expected a behaviour of the ethogram, got {quote(code)}")
             if not kinds[code]:
@@ -128,27 +129,28 @@ def write(events: Events, options: Options) -> str:
     """
     found, scored = events.by_recording(), events.scored
     states = {row.label for rows in found.values() for row in rows if row.start_sec < row.end_sec}
-    observations: dict[str, Any] = {}
-    most: dict[str, int] = {}  # lanes of each label
+    observations: list[str] = []
+    most: dict[str, int] = {}  # modifiers of each label
     for name, rows in found.items():
-        timed: list[tuple[float, str, str, str]] = []  # time, label, modifier, comment
+        timed: list[tuple[float, str]] = []
         by_label: dict[str, list[Event]] = {}
         for row in rows:
             by_label.setdefault(row.label, []).append(row)
         for label, own in by_label.items():
-            spans = [(round(row.start_sec, 3), round(row.end_sec, 3)) for row in own]
-            if label not in states:
-                shares = [0] * len(own)
-            else:
-                shares = lanes([(start, max(end, start + 0.0005)) for start, end in spans])
-            most[label] = max(most.get(label, 0), *shares)
-            for (start, end), share, row in zip(spans, shares, own, strict=True):
-                modifier = str(share + 1) if share else ""
-                timed.append((start, label, modifier, f"score {row.score:.4f}" if scored else ""))
-                if label in states:
-                    timed.append((end, label, modifier, ""))
+            shares = [own]
+            if label in states:
+                spans = [(round(row.start_sec, 3), round(row.end_sec, 3)) for row in own]
+                shares = share_out(own, [(start, max(end, start + 0.0005)) for start, end in spans])
+            most[label] = max(most.get(label, 0), len(shares) - 1)
+            for share, part in enumerate(shares):
+                head = f'"", {json.dumps(label)}, "{share + 1 if share else ""}", '
+                for start, end, _, score in part:
+                    comment = f'"score {score:.4f}"' if scored else '""'
+                    timed.append((round(start, 3), head + comment))
+                    if label in states:
+                        timed.append((round(end, 3), head + '""'))
         timed.sort(key=itemgetter(0))
-        observations[name] = {
+        observation = {
             "file": {str(player): [] for player in range(1, 9)},
             "type": "LIVE",  # without media: whoever has them names them when editing the observation
             "date": "2000-01-01T00:00:00",
@@ -163,8 +165,9 @@ def write(events: Events, options: Options) -> str:
             "visualize_spectrogram": False,
             "visualize_waveform": False,
             "media_info": {"length": {}, "fps": {}, "hasVideo": {}, "hasAudio": {}, "offset": {}},
-            "events": [[time, "", label, modifier, comment] for time, label, modifier, comment in timed],
         }
+        listed = ", ".join([f"[{time!r}, {rest}]" for time, rest in timed])
+        observations.append(f'{json.dumps(name)}: {json.dumps(observation)[:-1]}, "events": [{listed}]}}')
     project = {
         "time_format": "s",
         "project_date": "2000-01-01T00:00:00",
@@ -191,9 +194,8 @@ def write(events: Events, options: Options) -> str:
         "coding_map": {},
         "behaviors_coding_map": [],
         "converters": {},
-        "observations": observations,
     }
-    return json.dumps(project, allow_nan=False) + "\n"
+    return f'{json.dumps(project)[:-1]}, "observations": {{{", ".join(observations)}}}}}\n'
 
 
 def _modifiers(share: int) -> dict[str, Any]:

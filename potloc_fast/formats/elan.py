@@ -7,8 +7,8 @@ from typing import NamedTuple
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from potloc_fast.errors import InputError, quote
-from potloc_fast.formats.events import Event, Events, fault, lanes, milliseconds, one_line
+from potloc_fast.errors import quote
+from potloc_fast.formats.events import Event, Events, fault, milliseconds, one_line, share_out
 from potloc_fast.formats.source import Options, Source
 from potloc_fast.formats.textgrid import SCORES
 
@@ -18,6 +18,8 @@ OWN: tuple[str, ...] = (".eaf",)
 SHARED: tuple[str, ...] = ()
 SEVERAL = False
 
+MOST_DIGITS = 15  # of a time that a float holds to the millisecond
+BLOCK = 1 << 20  # characters that the XML parser is given at a time
 SHORTEST = 1  # ms: ELAN knows no points; what is no longer than this is one
 
 
@@ -45,15 +47,14 @@ class _Document:
         self._tier: list[_Annotation] | None = None
         self._open: tuple[int, str, tuple[str, str] | None, str] | None = None
         self._text: list[str] = []
-        self._root = True
         self._parser = expat.ParserCreate("utf-8")  # whatever the first line names: the text is decoded
         self._parser.buffer_text = True
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._text.append
+        self._parser.StartElementHandler = self._begin
         self._parser.StartDoctypeDeclHandler = self._refuse
         try:
-            self._parser.Parse(source.text.encode("utf-8", "surrogatepass"), True)
+            for begin in range(0, len(source.text), BLOCK):
+                self._parser.Parse(source.text[begin : begin + BLOCK].encode("utf-8", "surrogatepass"), False)
+            self._parser.Parse(b"", True)
         except expat.ExpatError as error:
             raise fault(self.path, error.lineno, f"expected XML, got: {expat.ErrorString(error.code)}") from None
 
@@ -65,39 +66,44 @@ class _Document:
         """A document type may define entities, which grow without bound or name other files; ELAN writes none."""
         raise fault(self.path, self._line, "expected no document type (DOCTYPE), as ELAN writes none, found one")
 
+    def _begin(self, tag: str, _: object) -> None:
+        if tag != "ANNOTATION_DOCUMENT":
+            raise fault(self.path, self._line, f"expected an ANNOTATION_DOCUMENT, got {quote(tag)}")
+        self._parser.StartElementHandler = self._start
+
     def _start(self, tag: str, given: dict[str, str]) -> None:
         try:
-            if self._root:
-                self._root = False
-                if tag != "ANNOTATION_DOCUMENT":
-                    raise fault(self.path, self._line, f"expected an ANNOTATION_DOCUMENT, got {quote(tag)}")
-            elif tag == "HEADER" and given.get("TIME_UNITS", "milliseconds") != "milliseconds":
-                raise fault(self.path, self._line, f"expected times in milliseconds, got {quote(given['TIME_UNITS'])}")
-            elif tag == "TIME_SLOT":
+            if tag == "ANNOTATION":  # those that there are most of come first
+                return
+            if tag == "TIME_SLOT":
                 value = given.get("TIME_VALUE")
+                if value is not None and not (value.isdecimal() and len(value) <= MOST_DIGITS):
+                    raise fault(self.path, self._line, f"expected milliseconds, got {quote(value)}")
                 self.slots[given["TIME_SLOT_ID"]] = None if value is None else int(value)
+            elif tag == "ANNOTATION_VALUE":  # what lies between elements elsewhere, and their ends, say nothing
+                self._text.clear()
+                self._parser.CharacterDataHandler = self._text.append
+                self._parser.EndElementHandler = self._end
+            elif tag == "ALIGNABLE_ANNOTATION":
+                slots = (given["TIME_SLOT_REF1"], given["TIME_SLOT_REF2"])
+                self._open = (self._parser.CurrentLineNumber, given["ANNOTATION_ID"], slots, "")
+            elif tag == "REF_ANNOTATION":
+                self._open = (self._parser.CurrentLineNumber, given["ANNOTATION_ID"], None, given["ANNOTATION_REF"])
             elif tag == "TIER":
                 self._tier = self.tiers.setdefault(given["TIER_ID"], [])
                 if "PARENT_REF" in given:
                     self.parents[given["TIER_ID"]] = given["PARENT_REF"]
-            elif tag == "ALIGNABLE_ANNOTATION":
-                slots = (given["TIME_SLOT_REF1"], given["TIME_SLOT_REF2"])
-                self._open = (self._line, given["ANNOTATION_ID"], slots, "")
-            elif tag == "REF_ANNOTATION":
-                self._open = (self._line, given["ANNOTATION_ID"], None, given["ANNOTATION_REF"])
-            elif tag == "ANNOTATION_VALUE":
-                self._text.clear()
+            elif tag == "HEADER" and given.get("TIME_UNITS", "milliseconds") != "milliseconds":
+                raise fault(self.path, self._line, f"expected times in milliseconds, got {quote(given['TIME_UNITS'])}")
         except KeyError as error:
             raise fault(self.path, self._line, f"expected {error.args[0]} in {tag}, found none") from None
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise fault(self.path, self._line, f"expected milliseconds, got {quote(given['TIME_VALUE'])}") from None
 
     def _end(self, tag: str) -> None:
-        if tag == "ANNOTATION_VALUE" and self._open is not None and self._tier is not None:
-            self._tier.append(_Annotation(*self._open, "".join(self._text).strip()))
-            self._open = None
+        if tag == "ANNOTATION_VALUE":
+            self._parser.CharacterDataHandler = self._parser.EndElementHandler = None
+            if self._open is not None and self._tier is not None:
+                self._tier.append(_Annotation(*self._open, "".join(self._text).strip()))
+                self._open = None
 
 
 def read(source: Source, options: Options, events: Events) -> None:
@@ -123,10 +129,10 @@ def read(source: Source, options: Options, events: Events) -> None:
             if slots is None:
                 left_out += 1
                 continue
-            for slot in slots:
-                if slot not in document.slots:
-                    raise fault(source.path, line, f"expected a time slot of the file, got {quote(slot)}")
-            start, end = (document.slots[slot] for slot in slots)
+            try:
+                start, end = document.slots[slots[0]], document.slots[slots[1]]
+            except KeyError as error:
+                raise fault(source.path, line, f"expected a time slot of the file, got {quote(*error.args)}") from None
             if start is None or end is None:
                 left_out += 1
                 continue
@@ -168,37 +174,33 @@ def write(events: Events, options: Options) -> str:
     taken: set[str] = set()
     for label, own in labels.items():
         own.sort()  # rounding may have changed the order
-        shares = lanes([(start, end) for start, end, _ in own])
-        for lane in range(max(shares) + 1):
-            tier = [item for item, share in zip(own, shares, strict=True) if share == lane]
+        text = f"<ANNOTATION_VALUE>{escape(one_line(label))}</ANNOTATION_VALUE>"
+        for tier in share_out(own, [(start, end) for start, end, _ in own]):
             name, number = one_line(label), 1
             while name in taken or name + SCORES in taken:
                 number += 1
                 name = f"{one_line(label)} {number}"
             taken |= {name, name + SCORES}
-            text = escape(one_line(label))
-            parts = [f'    <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(name)}>\n']
-            for i, (start, end, _) in enumerate(tier, start=used + 1):
-                slots += (start, end)
-                parts.append(
-                    f'        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{i}" '
-                    f'TIME_SLOT_REF1="ts{len(slots) - 1}" TIME_SLOT_REF2="ts{len(slots)}">'
-                    f"<ANNOTATION_VALUE>{text}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>\n"
-                )
+            tiers.append(f'    <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID={quoteattr(name)}>\n')
+            tiers += [
+                f'        <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{i}" TIME_SLOT_REF1="ts{slot}" '
+                f'TIME_SLOT_REF2="ts{slot + 1}">{text}</ALIGNABLE_ANNOTATION></ANNOTATION>\n'
+                for i, slot in enumerate(range(len(slots) + 1, len(slots) + 2 * len(tier) + 1, 2), start=used + 1)
+            ]
+            slots += [time for start, end, _ in tier for time in (start, end)]
             first, used = used, used + len(tier)
             if scored:
-                parts.append(
+                tiers.append(
                     f'    </TIER>\n    <TIER LINGUISTIC_TYPE_REF="score" PARENT_REF={quoteattr(name)} '
                     f"TIER_ID={quoteattr(name + SCORES)}>\n"
                 )
-                for i, (_, _, row) in enumerate(tier, start=1):
-                    parts.append(
-                        f'        <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a{used + i}" '
-                        f'ANNOTATION_REF="a{first + i}"><ANNOTATION_VALUE>{row.score:.4f}</ANNOTATION_VALUE>'
-                        "</REF_ANNOTATION></ANNOTATION>\n"
-                    )
+                tiers += [
+                    f'        <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a{used + i}" ANNOTATION_REF="a{first + i}">'
+                    f"<ANNOTATION_VALUE>{row.score:.4f}</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION>\n"
+                    for i, (_, _, row) in enumerate(tier, start=1)
+                ]
                 used += len(tier)
-            tiers.append("".join([*parts, "    </TIER>\n"]))
+            tiers.append("    </TIER>\n")
     order = "".join(
         [
             f'        <TIME_SLOT TIME_SLOT_ID="ts{i + 1}" TIME_VALUE="{slots[i]}"/>\n'

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.names import normalize
+from potloc_fast.numbers import to_number
 
+Item = TypeVar("Item")
 Place: TypeAlias = int | str  # a line, counted from 1; or what says where in other words
 
 
@@ -93,7 +95,7 @@ class Events:
             InputError: there is something else.
         """
         try:
-            return float(text)  # type: ignore[arg-type]
+            return to_number(text)
         except (TypeError, ValueError, OverflowError):
             raise fault(self.path, place, f"expected a number as {what}, got {quote(text)}") from None
 
@@ -127,31 +129,32 @@ class Events:
         return found
 
 
-def lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
-    """Share spans out so that no two that overlap have the same number, for formats that can't overlap them.
+def share_out(items: Sequence[Item], spans: Sequence[tuple[float, float]]) -> list[list[Item]]:
+    """Share items out so that no two overlap that are in the same list, for formats that can't overlap them.
 
     Args:
-        spans: starts and ends, by start; each ends after it starts.
+        items: what is shared out.
+        spans: start and end of each, by start; each ends after it starts.
 
     Returns:
-        The number of each, from 0 on, the lowest that is free.
+        As few lists as are needed; each item is in the first one that was free.
 
-    >>> lanes([(0.0, 2.0), (1.0, 3.0), (2.0, 4.0)])
-    [0, 1, 0]
+    >>> share_out("abc", [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0)])
+    [['a', 'c'], ['b']]
     """
     busy: list[tuple[float, int]] = []  # by end
     free: list[int] = []
-    found = []
-    used = 0
-    for start, end in spans:
+    found: list[list[Item]] = []
+    for item, (start, end) in zip(items, spans, strict=True):
         while busy and busy[0][0] <= start:
             heappush(free, heappop(busy)[1])
         if free:
             lane = heappop(free)
+            found[lane].append(item)
         else:
-            lane, used = used, used + 1
+            lane = len(found)
+            found.append([item])
         heappush(busy, (end, lane))
-        found.append(lane)
     return found
 
 

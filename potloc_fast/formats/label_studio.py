@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,17 +29,17 @@ _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name
 def recognize(source: Source) -> bool:
     """Whether there are tasks with results."""
     tasks = source.json if isinstance(source.json, list) else [source.json]
-    mappings = [task for task in tasks[:100] if isinstance(task, Mapping)]
+    mappings = [task for task in tasks[:100] if isinstance(task, dict)]
     return len(mappings) == len(tasks[:100]) and any(
         ("data" in task and not _PARTS.isdisjoint(task)) or any(_minimal(task)) for task in mappings
     )
 
 
-def _minimal(task: Mapping[str, Any]) -> Iterator[Any]:
+def _minimal(task: dict[str, Any]) -> Iterator[Any]:
     """The regions that a task of JSON-MIN has among its data."""
     for value in task.values():
         if isinstance(value, list):
-            yield from (item for item in value if isinstance(item, Mapping) and any(kind in item for kind in _KINDS))
+            yield from (item for item in value if isinstance(item, dict) and any(kind in item for kind in _KINDS))
 
 
 def read(source: Source, options: Options, events: Events) -> None:
@@ -53,7 +53,7 @@ def read(source: Source, options: Options, events: Events) -> None:
     tasks = source.json if isinstance(source.json, list) else [source.json]
     others = 0
     for number, task in enumerate(tasks):
-        if not isinstance(task, Mapping):
+        if not isinstance(task, dict):
             raise fault(source.path, f"[{number}]", f"expected a task, got {quote(task)}")
         name = _recording(task)
         if name in events.recordings:
@@ -67,22 +67,22 @@ def read(source: Source, options: Options, events: Events) -> None:
         events.notes.append(f"{source.path}: annotations left out beside another of the same task: {others}")
 
 
-def _recording(task: Mapping[str, Any]) -> str:
+def _recording(task: dict[str, Any]) -> str:
     """The name of a task's file, without the digits that Label Studio puts before those that are uploaded."""
     data = task.get("data", task)
-    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, Mapping) else []
+    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
     name = media_stem(next((text for text in texts if PurePosixPath(text).suffix), texts[0] if texts else ""))
     uploaded = any("/upload/" in text for text in texts)
     return (_UPLOAD.sub("", name) if uploaded else name) or str(task.get("id", ""))
 
 
-def _results(source: Source, task: Mapping[str, Any], number: int) -> tuple[list[Any], str, int]:
+def _results(source: Source, task: dict[str, Any], number: int) -> tuple[list[Any], str, int]:
     """The results that count of a task, where they are, and how many annotations beside them do not."""
     if "data" not in task:
         return [{"value": item} for item in _minimal(task)], f"[{number}]", 0
     for key in ("annotations", "predictions"):
         found = task.get(key) or []
-        if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise fault(source.path, f"[{number}].{key}", f"expected a list of objects, got {quote(found)}")
         kept = [i for i, item in enumerate(found) if not item.get("was_cancelled")]
         if kept:
@@ -97,10 +97,10 @@ def _results(source: Source, task: Mapping[str, Any], number: int) -> tuple[list
 
 def _take(events: Events, options: Options, place: str, name: str, result: Any) -> None:
     """Add the events of a result, where it is one that labels times."""
-    value = result.get("value") if isinstance(result, Mapping) else None
-    if not isinstance(value, Mapping):
+    value = result.get("value") if isinstance(result, dict) else None
+    if not isinstance(value, dict):
         raise fault(events.path, place, f"expected a result with a value, got {quote(result)}")
-    kind = next((kind for kind in _KINDS if kind in value), None)
+    kind = next(filter(value.__contains__, _KINDS), None)
     if kind is None or (kind == "labels" and "start" not in value):  # a choice, or a box in a picture
         return
     labels = value[kind]
@@ -110,12 +110,7 @@ def _take(events: Events, options: Options, place: str, name: str, result: Any) 
     if kind == "timelinelabels":
         spans = list(_frames(events, options, place, value.get("ranges")))
     else:
-        spans = [
-            (
-                events.number(place, value.get("start"), "start"),
-                events.number(place, value.get("end"), "end"),
-            )
-        ]
+        spans = [(events.number(place, value.get("start"), "start"), events.number(place, value.get("end"), "end"))]
     for label in labels:
         for start, end in spans:
             events.add(place, name, label, start, end, score)
@@ -125,7 +120,7 @@ def _frames(events: Events, options: Options, place: str, ranges: Any) -> Iterat
     """Seconds of ranges of frames, the first of which is 1 and both ends of which belong to them."""
     if options.fps is None:
         raise fault(events.path, place, "expected --fps, as videos are labelled in frames, got none")
-    if not isinstance(ranges, list) or not all(isinstance(item, Mapping) for item in ranges):
+    if not isinstance(ranges, list) or not all(isinstance(item, dict) for item in ranges):
         raise fault(events.path, place, f"expected ranges with start and end, got {quote(ranges)}")
     for item in ranges:
         first, last = (events.number(place, item.get(key), key) for key in ("start", "end"))

@@ -7,12 +7,12 @@ explains them. So the long form and the short form, which leaves the explanation
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf, nextafter
 from typing import NamedTuple
 
 from potloc_fast.errors import InputError, quote
-from potloc_fast.formats.events import Event, Events, fault, lanes, one_line
+from potloc_fast.formats.events import Event, Events, fault, one_line, share_out
 from potloc_fast.formats.source import Options, Source
 
 TITLE = "Praat TextGrid"
@@ -29,6 +29,11 @@ _VALUE = re.compile(
     r"|(?<!\S)<(\w+)>(?!\S)"  # a flag
     r"|![^\n]*"  # a comment
 )
+_TIME = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
+_MARK = re.compile(  # a mark in the long form, which is most of most files: quicker at once than value by value
+    rf"\s+(?:intervals|points) \[\d+\]:\s+(?:xmin|number) = {_TIME}\s+(?:xmax = {_TIME}\s+)?(?:text|mark) = "
+    r'"([^"]*(?:""[^"]*)*)"'
+)
 
 
 class _Mark(NamedTuple):
@@ -38,21 +43,28 @@ class _Mark(NamedTuple):
     text: str
 
 
+class _Span(NamedTuple):
+    start_sec: float
+    end_sec: float
+    start: str
+    end: str
+
+
 class _Values:
     """The values of a text file, one after the other."""
 
     def __init__(self, source: Source) -> None:
         self.path = source.path
         self._text = source.text
-        self._found = _VALUE.finditer(source.text)
+        self._end = 0  # of what was read
         self.at = 0
 
     def line(self, at: int) -> int:
         return self._text.count("\n", 0, at) + 1
 
     def _next(self, group: int, what: str) -> str:
-        for match in self._found:
-            self.at = match.start()
+        while match := _VALUE.search(self._text, self._end):
+            self.at, self._end = match.span()
             kind = match.lastindex
             if kind is None:  # a comment
                 continue
@@ -79,6 +91,21 @@ class _Values:
         if not 0 <= number < inf or number != int(number):
             raise fault(self.path, self.line(self.at), f"expected {what}, got {number:g}")
         return int(number)
+
+    def marks(self, intervals: bool) -> Iterator[_Mark]:
+        """The marks of a tier of intervals or of points, without those intervals that have no text."""
+        for _ in range(self.count("the number of marks")):
+            found = _MARK.match(self._text, self._end)
+            if found is not None and (found[2] is not None) == intervals:
+                self.at, self._end = found.start(3), found.end()
+                start, end = float(found[1]), float(found[2] or found[1])
+                text = found[3].replace('""', '"').strip()
+            else:
+                start = self.number("a time")
+                end = self.number("a time") if intervals else start
+                text = self.text("the text of a mark").strip()
+            if text or not intervals:
+                yield _Mark(self.at, start, end, text)
 
 
 def recognize(source: Source) -> bool:
@@ -109,13 +136,7 @@ def read(source: Source, options: Options, events: Events) -> None:
                 )
             name = values.text("the name of a tier")
             values.number(), values.number()
-            marks = tiers.setdefault(name, [])
-            for _ in range(values.count("the number of marks")):
-                start = values.number("a time")
-                end = values.number("a time") if kind == "IntervalTier" else start
-                text = values.text("the text of a mark").strip()
-                if text or kind == "TextTier":
-                    marks.append(_Mark(values.at, start, end, text or name))
+            tiers.setdefault(name, []).extend(values.marks(kind == "IntervalTier"))
     recording = options.recording or source.path.stem
     events.recordings[recording] = None
     scores = {name: found for name in tiers if (found := _scores(tiers.get(name + SCORES, ())))}
@@ -126,9 +147,9 @@ def read(source: Source, options: Options, events: Events) -> None:
         for place, start, end, text in marks:
             score = own.get((start, end), 1.0)
             try:
-                events.add(0, recording, text, start, end, score)
+                events.add(0, recording, text or name, start, end, score)
             except InputError:  # lines are counted where they are needed alone
-                events.add(values.line(place), recording, text, start, end, score)
+                events.add(values.line(place), recording, text or name, start, end, score)
 
 
 def _scores(marks: Sequence[_Mark]) -> dict[tuple[float, float], float]:
@@ -154,14 +175,14 @@ def write(events: Events, options: Options) -> str:
             if (row.start_sec == row.end_sec) == points:
                 labels.setdefault(row.label, []).append(row)
         for label, own in labels.items():
-            shares = lanes([(row.start_sec, max(row.end_sec, nextafter(row.start_sec, inf))) for row in own])
-            for lane in range(max(shares) + 1):
+            text = _quoted(label)
+            for tier in share_out(own, [(row[0], max(row[1], nextafter(row[0], inf))) for row in own]):
                 name = _unused(one_line(label), names)
-                tier = [row for row, share in zip(own, shares, strict=True) if share == lane]
-                tiers.append(_tier(name, tier, [row.label for row in tier], points, first, last))
+                spans = [_Span(row.start_sec, row.end_sec, repr(row.start_sec), repr(row.end_sec)) for row in tier]
+                tiers.append(_tier(name, spans, [text] * len(tier), points, first, last))
                 if scored:
-                    texts = [f"{row.score:.4f}" for row in tier]
-                    tiers.append(_tier(name + SCORES, tier, texts, points, first, last))
+                    scores = [f'"{row.score:.4f}"' for row in tier]
+                    tiers.append(_tier(name + SCORES, spans, scores, points, first, last))
     head = (
         f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = {first!r}\nxmax = {last!r}\n'
         f"tiers? <exists>\nsize = {len(tiers)}\nitem []:\n"
@@ -179,29 +200,28 @@ def _unused(name: str, names: set[str]) -> str:
     return found
 
 
-def _tier(name: str, rows: Sequence[Event], texts: Sequence[str], points: bool, first: float, last: float) -> str:
-    marks: list[tuple[float, float, str]] = []
-    at = first
-    for (start, end, _, _), text in zip(rows, texts, strict=True):
-        if not points and start > at:  # intervals leave no gap
-            marks.append((at, start, ""))
-        marks.append((start, end, text))
-        at = end
+def _tier(name: str, spans: Sequence[_Span], texts: Sequence[str], points: bool, first: float, last: float) -> str:
+    """A tier of the marks with these texts, in quotes; intervals leave no gap."""
+    marks: list[str] = []
+    at, since = first, repr(first)
+    for (start, end, begin, until), text in zip(spans, texts, strict=True):
+        if points:
+            marks.append(f"number = {begin}\n            mark = {text}")
+            continue
+        if start > at:
+            marks.append(f'xmin = {since}\n            xmax = {begin}\n            text = ""')
+        marks.append(f"xmin = {begin}\n            xmax = {until}\n            text = {text}")
+        at, since = end, until
     if not points and at < last:
-        marks.append((at, last, ""))
+        marks.append(f'xmin = {since}\n            xmax = {last!r}\n            text = ""')
     kind, list_name = ("TextTier", "points") if points else ("IntervalTier", "intervals")
-    lines = [
+    head = (
         f'        class = "{kind}"\n        name = {_quoted(name)}\n        xmin = {first!r}\n        xmax = {last!r}\n'
         f"        {list_name}: size = {len(marks)}\n"
-    ]
-    for number, (start, end, text) in enumerate(marks, start=1):
-        times = (
-            f"            number = {start!r}\n            mark"
-            if points
-            else f"            xmin = {start!r}\n            xmax = {end!r}\n            text"
-        )
-        lines.append(f"        {list_name} [{number}]:\n{times} = {_quoted(text)}\n")
-    return "".join(lines)
+    )
+    return head + "".join(
+        [f"        {list_name} [{number}]:\n            {mark}\n" for number, mark in enumerate(marks, start=1)]
+    )
 
 
 def _quoted(text: str) -> str:

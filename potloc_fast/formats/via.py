@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from potloc_fast.errors import InputError, quote
 from potloc_fast.formats.events import Events, fault
@@ -24,7 +23,7 @@ _SCORE = "score"  # the name of the attribute that holds scores
 
 def recognize(source: Source) -> bool:
     """Whether the parts of a project are there."""
-    return isinstance(source.json, Mapping) and set(_PARTS) <= set(source.json)
+    return isinstance(source.json, dict) and set(_PARTS) <= set(source.json)
 
 
 def read(source: Source, options: Options, events: Events) -> None:
@@ -34,7 +33,7 @@ def read(source: Source, options: Options, events: Events) -> None:
     label is left out, with a note.
     """
     content = source.json
-    if not recognize(source) or not all(isinstance(content[part], Mapping) for part in _PARTS):
+    if not recognize(source) or not all(isinstance(content[part], dict) for part in _PARTS):
         raise InputError(f"{source.path}: expected a project with {', '.join(_PARTS)}, got {quote(content)}")
     names = {}
     for view, entry in content["view"].items():
@@ -44,23 +43,31 @@ def read(source: Source, options: Options, events: Events) -> None:
             place = f"view[{quote(view)}]"
             raise fault(source.path, place, f"expected a file that has a name, got {quote(entry)}") from None
         events.recordings[names[view]] = None
+    attributes = {number: _attribute(given) for number, given in content["attribute"].items()}
     unlabelled = 0
     for key, entry in content["metadata"].items():
-        place = f"metadata[{quote(key)}]"
+        place = f"metadata[{key!r}]"
         try:
             times, region, values, view = entry["z"], entry["xy"], entry["av"], str(entry["vid"])
             moment = isinstance(times, list) and len(times) in (1, 2) and not region
-            name, pairs = names[view], list(values.items())
+            name, pairs = names[view], values.items()
         except (AttributeError, KeyError, TypeError):
             expected = "expected vid (a view), z, xy and av"
             raise fault(source.path, place, f"{expected}, got {quote(entry)}") from None
         if not moment:
             continue
-        start, end = (events.number(place, time, "a time") for time in (times[0], times[-1]))
-        labels, score = _labels(source, content["attribute"], pairs, place), 1.0
+        start, end = events.number(place, times[0], "a time"), events.number(place, times[-1], "a time")
+        labels: list[str] = []
+        score = 1.0
         for number, value in pairs:
-            if _about(content["attribute"], number, "aname") == _SCORE:
+            attribute = attributes.get(number, _OTHER)
+            if attribute.scores:
                 score = events.number(place, value, "a score")
+            elif attribute.labels and value != "" and not labels:
+                if not isinstance(value, str):
+                    raise fault(source.path, place, f"expected text as value of {quote(number)}, got {quote(value)}")
+                chosen = value.split(",") if attribute.several else [value]
+                labels = [str(attribute.options.get(one, one)) for one in chosen]
         unlabelled += not labels
         for label in labels:
             events.add(place, name, label, start, end, score)
@@ -68,24 +75,23 @@ def read(source: Source, options: Options, events: Events) -> None:
         events.notes.append(f"{source.path}: segments left out that have no label: {unlabelled}")
 
 
-def _about(attributes: Mapping[str, Any], number: str, key: str) -> Any:
-    attribute = attributes.get(number)
-    return attribute.get(key) if isinstance(attribute, Mapping) else None
+class _Attribute(NamedTuple):
+    scores: bool  # whether it holds scores
+    labels: bool  # whether it is one of times
+    several: bool  # whether it holds several labels at once
+    options: dict[str, Any]  # text by what stands for it
 
 
-def _labels(source: Source, attributes: Mapping[str, Any], pairs: list[tuple[str, Any]], place: str) -> list[str]:
-    """What the first attribute of times says: text, or those of its options that were chosen."""
-    for number, value in pairs:
-        if _about(attributes, number, "aname") == _SCORE or value == "":
-            continue
-        if not str(_about(attributes, number, "anchor_id")).endswith(("Z1_XY0", "Z2_XY0", "ZN_XY0")):
-            continue
-        if not isinstance(value, str):
-            raise fault(source.path, place, f"expected text as value of {quote(number)}, got {quote(value)}")
-        given = _about(attributes, number, "options")
-        chosen = value.split(",") if _about(attributes, number, "type") == _CHECKBOX else [value]
-        return [str(given.get(one, one)) if isinstance(given, Mapping) else one for one in chosen]
-    return []
+_OTHER = _Attribute(False, False, False, {})
+
+
+def _attribute(given: Any) -> _Attribute:
+    if not isinstance(given, dict):
+        return _OTHER
+    options = given.get("options")
+    timed = str(given.get("anchor_id")).endswith(("Z1_XY0", "Z2_XY0", "ZN_XY0"))
+    several = given.get("type") == _CHECKBOX
+    return _Attribute(given.get("aname") == _SCORE, timed, several, options if isinstance(options, dict) else {})
 
 
 def write(events: Events, options: Options) -> str:

@@ -22,23 +22,34 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return None
 
 
+def check_dense(op: str, **tensors: Tensor) -> None:
+    """All of `tensors` are dense tensors of floating dtypes that the kernels know.
+
+    Where autocast may cast them, this comes first: a cast drops the imaginary part of complex numbers.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{op}: {name} must be a dense tensor, got {tensor.layout}")
+        if tensor.dtype not in FLOATING:
+            raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+
+
 def check_floating(op: str, **tensors: Tensor) -> None:
-    """All of `tensors` are of one floating dtype that the kernels know, and on one device that they were built for.
+    """All of `tensors` are dense, of one floating dtype that the kernels know, and on one device they were built for.
 
     None has a forward-mode derivative: the kernels would drop it, and what comes back would count as constant. Every
     operator has to call this for all its floating tensors before it detaches them.
     """
+    check_dense(op, **tensors)
     first_name, first = next(iter(tensors.items()))
-    if isinstance(first, Tensor) and first.is_cuda and not _C.cuda_architectures:
+    if first.is_cuda and not _C.cuda_architectures:
         raise RuntimeError(
             f"{op}: potloc_fast was built without CUDA kernels: put nvcc on PATH and install it again with "
             "`POTLOC_FAST_CUDA=1 pip install --force-reinstall --no-deps .`"
         )
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in FLOATING:
-            raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
         if tensor.dtype != first.dtype:
             raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {tensor.dtype}")
         check_device(op, name, tensor, first)

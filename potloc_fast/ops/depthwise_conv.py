@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import autocast_dtype, check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import autocast_dtype, check_dense, check_device, check_dtype, check_floating, check_shape
 
 _OP = "depthwise_conv"
 _MOST_FILTERS = 3
@@ -44,6 +44,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int = 1, mask: Tensor | No
         >>> out.flatten()
         tensor([ 1., 12., 23.])
     """
+    check_dense(_OP, x=x, weight=weight)
     if (dtype := autocast_dtype(x)) is not None:
         x = x.to(dtype)
     check_floating(_OP, x=x)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import autocast_dtype, check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import autocast_dtype, check_dense, check_device, check_dtype, check_floating, check_shape
 
 _OP = "fused_focal_loss"
 
@@ -48,9 +48,10 @@ def fused_focal_loss(
         >>> fused_focal_loss(logits, torch.ones(2, 2), rows, ~rows)
         (tensor(1.5596), tensor(0.2092))
     """
+    check_dense(_OP, logits=logits, targets=targets)
     if autocast_dtype(logits) is not None:
         logits = logits.float()
-    targets = targets.to(logits.dtype) if torch.is_floating_point(targets) else targets
+    targets = targets.to(logits.dtype)
     check_floating(_OP, logits=logits, targets=targets)
     check_shape(_OP, "logits", logits, "N, C + 1", (-1, -1))
     if logits.shape[1] == 0:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import autocast_dtype, check_device, check_dtype, check_floating, check_shape
+from potloc_fast.ops._checks import autocast_dtype, check_dense, check_device, check_dtype, check_floating, check_shape
 
 _OP = "local_attention"
 
@@ -52,6 +52,7 @@ def local_attention(
         >>> local_attention(q, k, v, window=3).shape
         torch.Size([1, 2, 5, 4])
     """
+    check_dense(_OP, q=q, k=k, v=v)
     if (dtype := autocast_dtype(q)) is not None:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     check_floating(_OP, q=q, k=k, v=v)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from potloc_fast.ops import _library  # noqa: F401 (registers the operators)
 from potloc_fast.ops._autograd import refuse_double_backward
-from potloc_fast.ops._checks import autocast_dtype, check_floating
+from potloc_fast.ops._checks import autocast_dtype, check_dense, check_floating
 
 _OP = "sigmoid_focal_loss"
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -42,9 +42,10 @@ def sigmoid_focal_loss(
         >>> sigmoid_focal_loss(torch.zeros(3), torch.tensor([0.0, 1.0, 1.0]), reduction="sum")
         tensor(0.2166)
     """
+    check_dense(_OP, logits=logits, targets=targets)
     if autocast_dtype(logits) is not None:
         logits = logits.float()
-    targets = targets.to(logits.dtype) if torch.is_floating_point(targets) else targets
+    targets = targets.to(logits.dtype)
     check_floating(_OP, logits=logits, targets=targets)
     if targets.shape != logits.shape:
         raise ValueError(

@@ -117,6 +117,16 @@ ACC = "RawData/acc_exp01_user07.txt"
         (ACC, "1 2 3\n# 2 3\n", f"{ACC}: expected 3 numbers in line 2, got '# 2 3'"),
         (ACC, " \n", f"{ACC}: expected rows of 3 numbers, found an empty file"),
         (ACC, "1 2 3\n" * 120, "RawData/gyro_exp01_user07.txt: expected 120 rows as in acc_exp01_user07.txt, got 130"),
+        (
+            "RawData/labels.txt",
+            f"1 7 2 {'9' * 20} 5\n",
+            f"RawData/labels.txt: expected 5 numbers in line 1, got '1 7 2 {'9' * 20} 5'",
+        ),
+        (
+            "activity_labels.txt",
+            "1 WALKING\n1 SITTING\n",
+            "activity_labels.txt: expected each number of an activity once, found one twice",
+        ),
         ("RawData/labels.txt", "1 7 2 11\n", "RawData/labels.txt: expected 5 numbers in line 1, got '1 7 2 11'"),
         (
             "RawData/labels.txt",

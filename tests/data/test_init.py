@@ -15,6 +15,7 @@ from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.recording import Dataset
 from potloc_fast.data.tables import read_table
 from potloc_fast.errors import InputError
+from potloc_fast.formats import read, write
 
 
 def open_data(folder: Path) -> tuple[FolderData, Dataset]:
@@ -100,12 +101,35 @@ def test_features_need_their_rate(tmp_path: Path) -> None:
 
 
 def test_what_no_labels_and_what_other_tools_leave(phones: Path) -> None:
+    events = read(phones / "points.csv")
     (phones / "points.csv").unlink()
+    (phones / "other.json").write_text("{")  # of some other program
+    (phones / "notes.txt").write_text("walked twice")
     assert any("no labels yet: put a table points.csv" in sentence for sentence in look(phones).said)
-    (phones / "clicks.boris").write_text("{}")
-    plan = look(phones)
-    assert "1 file of BORIS, such as clicks.boris, for the points" in plan.said
-    assert f'points_file: "{phones}/clicks.boris"' in plan.config
+    tabular = "\n".join(
+        f"{name},{label},POINT,{sec}"
+        for name, label, sec in zip(events.recording, events.label, events.start_sec, strict=True)
+    )
+    for name, form, title in (
+        ("clicks.boris", "boris", "BORIS project"),
+        ("clicks.json", "boris", "BORIS project"),  # suffixes that several formats share
+        ("clicks.csv", "", "BORIS export"),
+        ("clicks/all.json", "label-studio", "Label Studio"),
+        ("clicks.TextGrid", "textgrid", "Praat TextGrid"),  # a file a recording, in a folder
+    ):
+        place = phones / name
+        if form:
+            place = write(place, events, form)
+        else:
+            place.write_text(f"Observation id,Behavior,Behavior type,Time\n{tabular}\n")
+        plan = look(phones)
+        assert any(f"({title}), such as clicks" in said and said.endswith("for the points") for said in plan.said)
+        assert f'points_file: "{place}"' in plan.config
+        assert "  stride_sec: 0.1  # " in plan.config
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    for path in write(phones / "clicks.eaf", events).iterdir():
+        path.rename(phones / path.name)
+    assert any("move them into a folder of their own" in said for said in look(phones).said)
 
 
 def test_other_layouts_are_named(shared_data: Path, tmp_path: Path) -> None:

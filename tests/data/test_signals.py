@@ -178,6 +178,8 @@ def test_time_stamps(tmp_path: Path, head: str, cells: list[str], seconds: list[
         ("x,time\n1,2024-05-01 12:00\n2,noon\n", {}, "expected a time stamp in line 3, .* got 'noon'"),
         ("x,y\n1,2\n3,4\n", {"columns": ["y", "w"]}, "expected a column 'w'"),
         ("x\n" + "1\n" * 200 + "one\n", {}, "expected a number in line 202, column 1, got 'one'"),
+        ("x\n" + "1\n" * 200 + "1_0\n", {}, "expected a number in line 202, column 1, got '1_0'"),
+        ("x,y\n1,2,\n3,4,5\n", {}, "expected 2 cells in line 3, got '3,4,5'"),
         ("name,note\na,b\n", {}, "expected columns of numbers, found name, note"),
         ("x,y\n", {}, "expected a line of numbers for each sample, found none below"),
     ],

@@ -470,6 +470,13 @@ TOOLS: dict[str, tuple[str, object, dict[str, list[Row]]]] = {
     ),
     "short TextGrid": ("f.TextGrid", SHORT_TEXTGRID, WORDS),
     "long TextGrid": ("f.textgrid", LONG_TEXTGRID, {"f": [("two words", 0.0, 1.5, 1.0)]}),
+    "TextGrid with remarks": (  # a mark is read at once where it looks as usual, else value by value: both are the same
+        "f.TextGrid",
+        LONG_TEXTGRID.replace('"two words"', '"say ""hi"""  ! and 3').replace(
+            "= 1.5\n            xmax", "= 1.5 ! <x>\n x"
+        ),
+        {"f": [('say "hi"', 0.0, 1.5, 1.0)]},
+    ),
     "ELAN": ("f.eaf", EAF, {"f": [("wave & point", 1.25, 2.0, 1.0), ("gesture", 2.0, 2.0, 1.0)]}),
     "tasks": (
         "f.json",
@@ -561,6 +568,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("f.csv", "recording,label\nv,a\n", "line 1: expected a column time_sec or start_sec"),
     ("f.csv", "recording,label,time_sec\nv,a,1,b\n", "line 2: expected 3 cells, got 4"),
     ("f.csv", "recording,label,time_sec\nv,a,inf\n", "line 2: expected finite times"),
+    ("f.csv", "recording,label,time_sec\nv,a,1_0\n", "line 2: expected a number as time_sec, got '1_0'"),
     ("f.csv", TABULAR.replace("POINT,1.250", "POINT,NA"), "line 2: expected a number as Time, got 'NA'"),
     ("f.csv", TABULAR.replace("STOP,4.000", "START,4.000"), "line 5: expected a STOP of 'run' first"),
     ("f.csv", TABULAR.replace("START,2.000", "POINT,2.000"), "line 5: expected a START of 'run' before its STOP"),
@@ -575,11 +583,20 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("f.TextGrid", SHORT_TEXTGRID.replace("2.5\n5", "2.5\nfive"), "line 21: expected a time, got"),
     ("f.TextGrid", SHORT_TEXTGRID.replace("1.5\n2.5", "2.5\n1.5"), "line 18: expected finite times and an end"),
     ("f.TextGrid", SHORT_TEXTGRID.replace("5\n3\n0", "5\n4\n0"), "line 22: expected a time, got '"),
+    ("f.TextGrid", LONG_TEXTGRID.replace("= 1.5\n", "= -1.5\n"), "line 18: expected finite times and an end"),
+    ("f.TextGrid", LONG_TEXTGRID.replace("= 1.5\n", "= 1.5.0\n"), "line 17: expected a time, got '1.5.0'"),
+    (
+        "f.TextGrid",
+        LONG_TEXTGRID.replace("IntervalTier", "TextTier"),
+        "line 17: expected the text of a mark, got '1.5'",
+    ),
     ("f.TextGrid", SHORT_TEXTGRID[:-4], "line 29: expected the text of a mark, got the end of the file"),
     ("f.TextGrid", SHORT_TEXTGRID.replace('"TextTier"', '"Spectrum"'), "line 22: expected IntervalTier or TextTier"),
     ("f.TextGrid", "ooBinaryFile\x08TextGrid", "expected ooTextFile"),
     ("f.eaf", EAF.replace("</TIER>", "", 1), "line 34: expected XML, got: mismatched tag"),
     ("f.eaf", EAF.replace('"1250"', '"soon"'), "line 5: expected milliseconds, got 'soon'"),
+    ("f.eaf", EAF.replace('"1250"', '"1_250"'), "line 5: expected milliseconds, got '1_250'"),
+    ("f.eaf", EAF.replace('"1250"', f'"{"9" * 400}"'), "line 5: expected milliseconds, got '999"),
     ("f.eaf", EAF.replace('TIME_SLOT_REF1="ts1" ', "", 1), "line 12: expected TIME_SLOT_REF1"),
     ("f.eaf", EAF.replace('REF2="ts3"', 'REF2="ts9"'), "line 12: expected a time slot of the file, got 'ts9'"),
     ("f.eaf", EAF.replace('"1250"', '"2250"'), "line 12: expected finite times and an end"),
@@ -592,6 +609,11 @@ MALFORMED: list[tuple[str, object, str]] = [
         "f.boris",
         {**PROJECT, "observations": {"w": {"events": [[1, "", "run", "", ""]]}}},
         "observations['w'].events[0]: expected a STOP of 'run'",
+    ),
+    (
+        "f.boris",
+        {**PROJECT, "observations": {"w": {"events": [[True, "", "jump", "", ""]]}}},
+        "observations['w'].events[0]: expected a number as a time, got True",
     ),
     ("f.boris", {**PROJECT, "observations": {"w": {"events": [[1]]}}}, "observations['w'].events[0]: expected [time"),
     (

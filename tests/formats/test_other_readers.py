@@ -1,7 +1,9 @@
-"""Other people's libraries read what is written, and what they write is read."""
+"""Other people's programs and libraries read what is written, and what they write is read."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,40 @@ def test_praatio_writes(form: str, tmp_path: Path) -> None:
         (2.0, 3.0, "é"),
         (4.0, 4.0, "tap"),
     ]
+
+
+PRAAT = """
+form: "Read, count, write"
+    text: "path", ""
+    text: "encoding", ""
+endform
+Text writing preferences: encoding$
+Read from file: path$
+tiers = Get number of tiers
+for tier to tiers
+    name$ = Get tier name: tier
+    appendInfoLine: name$
+endfor
+Save as text file: path$ + ".long.TextGrid"
+Save as short text file: path$ + ".short.TextGrid"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("praat"), reason="Praat (praat in Debian) is not installed")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_praat_reads_and_writes(encoding: str, events: Events, tmp_path: Path) -> None:
+    events.add("made", "walk", 'back\\slash ! <b> 3 ""', 10.0, 11.0, 0.5)
+    path = write(tmp_path / "walk.TextGrid", events)
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    (tmp_path / "script.praat").write_text(PRAAT)
+    command = ["praat", "--run", str(tmp_path / "script.praat"), str(path), encoding.upper()]
+    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
+    assert names[:4] == ["stand up", "stand up score", "stand up 2", "stand up 2 score"]
+    rows = read(path).by_recording()["walk"]
+    for form in ("long", "short"):
+        again = path.with_name(f"walk.TextGrid.{form}.TextGrid")
+        assert again.read_bytes().startswith(b"\xfe\xff" if encoding == "utf-16" else b"File")
+        assert list(read(again).by_recording().values()) == [rows]
 
 
 def test_pympi_reads(events: Events, tmp_path: Path) -> None:

@@ -121,6 +121,16 @@ def test_forward_mode_derivatives_are_refused_in_words(name: str, key: str) -> N
             way()
 
 
+@pytest.mark.parametrize(("name", "key"), FLOATS)
+def test_what_is_no_dense_tensor_is_refused_in_words(name: str, key: str) -> None:
+    value = SAMPLES[name].floats[key]
+    others: list[Any] = [value.numpy(), value.tolist(), value.to_sparse(), value.to(torch.complex64), value.int()]
+    for autocast in (False, True):
+        for other in others:
+            with torch.autocast("cpu", enabled=autocast), pytest.raises(TypeError, match=rf"^{name}: {key} must "):
+                call(name, **{key: other})
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_has_no_derivative_passes_inside_of_forward_mode(name: str) -> None:
     want = call(name)

@@ -92,6 +92,8 @@ def read(root: Path, options: FolderData) -> Listing:
     window, stride = options.grid.window or 50, options.grid.stride or 25
     listed = re.findall(r"^\s*(\d+)\s+(\S+)", _read_text(folder / "activity_labels.txt"), re.MULTILINE)
     names = {int(number): name for number, name in listed}
+    if len(names) < len(listed):
+        raise InputError(f"{folder / 'activity_labels.txt'}: expected each number of an activity once, found one twice")
     train, test = (
         set(_read_table(folder / subset / f"subject_id_{subset.lower()}.txt", 1, np.int64)[:, 0].tolist())
         for subset in ("Train", "Test")
@@ -185,13 +187,13 @@ def _read_table(path: Folder, columns: int, dtype: type[np.generic]) -> NDArray[
         table = np.loadtxt(io.StringIO(text), dtype=dtype, comments=None, ndmin=2)
         if table.shape[1] == columns:
             return table
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     # numpy's messages count rows differently from case to case; look again for the line that a user can open.
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             good = np.array(line.split(), dtype).size in (0, columns)
-        except ValueError:
+        except (ValueError, OverflowError):
             good = False
         if not good:
             raise InputError(f"{path}: expected {columns} numbers in line {number}, got {quote(line.strip())}")

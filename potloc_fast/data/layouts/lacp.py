@@ -28,6 +28,7 @@ from potloc_fast.data.tables import group_by_recording, read_table
 from potloc_fast.errors import InputError, shorten
 from potloc_fast.files import listed, read_json, read_lines
 from potloc_fast.names import by_name, find_name, find_names
+from potloc_fast.numbers import to_number
 
 SIGNS = Signs(("gt.json",), ("split_train.txt",), ("features/train", "i3d_features/train"))
 recognize = SIGNS.recognize
@@ -158,7 +159,7 @@ def _read_rates(path: Path) -> dict[str, float]:
     try:
         found = {}
         for video, fps in content.items():
-            found[video] = float(fps)
+            found[video] = to_number(fps)
             if not 0 < found[video] < math.inf:
                 raise ValueError
     except (AttributeError, TypeError, ValueError):
@@ -174,7 +175,7 @@ def _read_point_dict(path: Path) -> list[tuple[str, Point]]:
     try:
         found = []
         for video, points in content.items():
-            found += [(video, Point(str(label), float(sec))) for label, sec in points]
+            found += [(video, Point(str(label), to_number(sec))) for label, sec in points]
     except (AttributeError, TypeError, ValueError):
         raise InputError(
             f"{path}: expected a list of [label, seconds] for each video, got something else at {shorten(video)}"

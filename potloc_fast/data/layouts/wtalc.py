@@ -31,6 +31,7 @@ from potloc_fast.data.tables import group_by_recording
 from potloc_fast.errors import InputError, quote
 from potloc_fast.files import check_kind, listed, read_lines
 from potloc_fast.names import normalize
+from potloc_fast.numbers import to_number
 
 FEATURES = "-I3D-JOINTFeatures.npy"
 ANNOTATIONS = "-Annotations"
@@ -230,7 +231,7 @@ def _read_points(
             continue
         try:
             video, sec, label = cells
-            rows.append((video, Point(label, float(sec))))
+            rows.append((video, Point(label, to_number(sec))))
         except ValueError:
             raise InputError(f"{path}: expected video,seconds,label in line {number}, got {quote(line)}") from None
     points, notes = group_by_recording(path, rows, videos)

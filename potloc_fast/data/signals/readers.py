@@ -23,6 +23,7 @@ from potloc_fast.data.signals.windows import Floats
 from potloc_fast.data.sources import check_packed, reading
 from potloc_fast.errors import InputError, quote, shorten
 from potloc_fast.files import read_lines
+from potloc_fast.numbers import to_number
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 SPELLED = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "msec": "ms", "millis": "ms", "µs": "us"}
@@ -98,6 +99,9 @@ def _read_text(path: Path, options: SignalsConfig) -> list[Signal]:
         raise InputError(
             f"{path}: expected a line of numbers for each sample, found none below the names of the columns"
         )
+    for number, row in zip(numbers, rows, strict=True):
+        if row.count(mark) >= len(names) and any(next(csv.reader([row], delimiter=mark))[len(names) :]):
+            raise InputError(f"{path}: expected {len(names)} cells in line {number}, got {quote(row)}")
     kept = [i for i in range(len(names)) if _holds_numbers([row[i] for row in shown if i < len(row)])]
     numbers, rows = numbers[named:], rows[named:]
     if options.columns is None and not named and not kept:
@@ -132,7 +136,7 @@ def _numbers(
         for place, column in enumerate(columns):
             text = cells[column].strip() if column < len(cells) else ""
             try:
-                table[index, place] = math.nan if text.lower() in NOTHING else float(text)
+                table[index, place] = math.nan if text.lower() in NOTHING else to_number(text)
             except ValueError:
                 raise InputError(
                     f"{path}: expected a number in line {lines[index]}, column {column + 1}, got {quote(text)}"
@@ -160,7 +164,7 @@ def _stamped(
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        to_number(text)
     except ValueError:
         return text.strip().lower() in NOTHING
     return True
@@ -424,8 +428,9 @@ def _read_hdf5(path: Path, options: SignalsConfig) -> list[Signal]:
             for number in range(1 if found[name].ndim == 1 else found[name].shape[1])
         ]
         places = [file, *(found[name] for name in names), *(found[name].parent for name in names)]
-        said = (float(np.ravel(place.attrs[key])[0]) for place in places for key in RATES if key in place.attrs)
-        rate = next((rate for rate in said if math.isfinite(rate) and rate > 0), None)
+        said = (np.ravel(place.attrs[key]).tolist() for place in places for key in RATES if key in place.attrs)
+        rates = (to_number(values[0]) for values in said if values)
+        rate = next((rate for rate in rates if math.isfinite(rate) and rate > 0), None)
         stamps = None if time is None else np.asarray(found[time][()], dtype=np.float64).ravel()
     samples = _Hdf5(path, tuple(names), (lengths.pop(), len(columns)))
     if time is None or stamps is None:
