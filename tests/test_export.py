@@ -129,7 +129,8 @@ def through(
 ) -> list[Detection]:
     """The detections that the detector makes of another program's scores."""
 
-    def model(x: torch.Tensor, mask: torch.Tensor) -> Pyramid:
+    def model(x: torch.Tensor, mask: torch.Tensor | None) -> Pyramid:
+        mask = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         return pyramid(score(x, mask), x.shape[1], detector.model.levels)
 
     model.parameters, model.eval, model.training = detector.model.parameters, lambda: None, False  # type: ignore[attr-defined]
