@@ -77,6 +77,10 @@ class Segments:
             score=self.score[rows],
         )
 
+    def scored(self, least: float | None) -> Segments:
+        """Give the segments with this score or more; None gives all."""
+        return self if least is None else self.take(self.score >= least)
+
     @classmethod
     def from_results(cls, value: Any, source: str | Path = "detections") -> Segments:
         """Take detections from the ActivityNet form.
