@@ -179,7 +179,9 @@ def test_lists_begin_at_the_score_that_training_chose(
     assert 0 < len(kept) < len(everything)
     for arguments in (("--into", tmp_path / "csv", "--format", "csv"), ("-o", tmp_path / "csv.csv")):
         assert call(run.folder, recordings / "a.npy", *arguments)[0] == 0
-    assert rows(tmp_path / "csv" / "a.csv") == rows(tmp_path / "csv.csv") == pytest.approx(kept, abs=5.1e-5)  # four decimals
+    assert (
+        rows(tmp_path / "csv" / "a.csv") == rows(tmp_path / "csv.csv") == pytest.approx(kept, abs=5.1e-5)
+    )  # four decimals
     arguments = (recordings / "a.npy", "--into", tmp_path / "all", "--format", "csv", "--min-score", "0")
     assert call(run.folder, *arguments)[0] == 0
     assert len(rows(tmp_path / "all" / "a.csv")) == len(everything)

@@ -56,7 +56,11 @@ def start(*arguments: str | Path, program: Sequence[str | Path] = ("-m", "potloc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },  # docs/several_machines.md
         cwd=Path(potloc_fast.__file__).parents[1],  # the package under test, wherever it is installed
     )
 
