@@ -410,8 +410,7 @@ class Archive:
         """Write the results of recordings that were detected in together."""
         total = sum(len(recording.features) for _, recording in lot)
         for (item, recording), own in zip(lot, found, strict=True):
-            if self.min_score is not None:
-                own = own.take(own.score >= self.min_score)
+            own = own.scored(self.min_score)
             result, length = self.result(item), len(recording.features)
             if self.plots:
                 self._draw(recording, own, result.with_name(f"{file_name(item.key.rpartition('/')[2])}.png"))

@@ -218,7 +218,7 @@ def predict(
     from potloc_fast.detector import Detector
     from potloc_fast.engine.distributed import joined, rank
     from potloc_fast.engine.predict import read_recordings
-    from potloc_fast.engine.quality import listed
+    from potloc_fast.engine.quality import listed_from
     from potloc_fast.engine.run import Run
     from potloc_fast.evaluation import write_detections
     from potloc_fast.files import replaceable
@@ -237,15 +237,16 @@ def predict(
     run = Run.open(run_dir)
     detector = Detector.load(run, device=where, snippet_sec=snippet_sec)
     if into is not None:
-        _detect_in_archive(detector, files or [], into, form, shard, plots, watch, min_score, trusted)
+        least = listed_from(run, min_score, form)
+        _detect_in_archive(detector, files or [], into, form, shard, plots, watch, least, trusted)
         return
     with joined(detector.device):
         recordings = read_recordings(detector, files or [], trusted)
         found = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
-    shown = listed(run, found, min_score)
-    detections = found if min_score is None and format_for(output) is None else shown
+    shown = found.scored(listed_from(run, min_score))
+    detections = found.scored(listed_from(run, min_score, format_for(output) or "json"))
     written = write_detections(output, detections)
     for index, recording in enumerate(recordings):
         console.print(_detection_table(shown, index))
@@ -820,6 +821,11 @@ def main() -> None:
         if "" in sys.argv[1:]:  # as of a variable of the shell that is not set; as a path, it would be this folder
             raise InputError(f"argument {sys.argv[1:].index('') + 1}: expected text, got none")
         app(prog_name="potloc-fast")
+    except SystemExit as end:
+        if not end.code and (distributed := sys.modules.get("potloc_fast.engine.distributed")):
+            # Others may still work, and Python's end, which takes threads of torch away, can abort what ended well.
+            distributed.leave(0)
+        raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
         _end(InputError(f"{place}expected a file that can be used, got: {error.strerror or error}"))

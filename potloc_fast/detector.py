@@ -367,8 +367,6 @@ def typed(segments: Segments) -> list[Detection]:
     """Detections one by one, those of each recording by falling score."""
     order = np.lexsort((-segments.score, segments.video))
     columns = (segments.video, segments.label, segments.start_sec, segments.end_sec, segments.score)
-    videos, labels = segments.videos, segments.labels
-    return [
-        Detection(videos[video], labels[label], start, end, score)
-        for video, label, start, end, score in zip(*(column[order].tolist() for column in columns), strict=True)
-    ]
+    video, label, *numbers = (column[order].tolist() for column in columns)
+    names = (map(segments.videos.__getitem__, video), map(segments.labels.__getitem__, label))
+    return list(map(Detection._make, zip(*names, *numbers, strict=True)))

@@ -15,7 +15,7 @@ import stat
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from json.decoder import JSONObject  # type: ignore[attr-defined]
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]
@@ -217,11 +217,16 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON to `path` in one step. NaN and infinity are refused, as JSON has neither."""
-    try:
-        text = json.dumps(value, allow_nan=False)
-    except ValueError:
-        raise InputError(f"{path}: expected finite numbers to write, got NaN or infinity among them") from None
-    write_text(path, text + "\n")
+    write_json_parts(path, (f"{json.dumps(whole, allow_nan=False)}\n" for whole in (value,)))
+
+
+def write_json_parts(path: str | Path, parts: Iterable[str]) -> None:
+    """Do as `write_json` with JSON that comes in parts, which raise ValueError where there is NaN or infinity."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        try:
+            file.writelines(parts)
+        except ValueError:
+            raise InputError(f"{path}: expected finite numbers to write, got NaN or infinity among them") from None
 
 
 def check_kind(path: str | Path) -> None:

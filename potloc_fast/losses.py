@@ -137,8 +137,9 @@ def video_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None, p
 def level_scores(pyramid: Pyramid, ratio: float, absent: Tensor | None = None, pool_padding: bool = False) -> Tensor:
     """What `video_scores` averages: the same for each level by itself, `Tensor[L, B, C]`."""
     scores = []
-    for logits, mask in pyramid.levels():
-        p = logits[..., :-1].float().sigmoid() * mask.unsqueeze(-1)  # padding scores 0 and is never among the K
+    everywhere = pyramid.logits[..., :-1].float().sigmoid()
+    everywhere = everywhere * pyramid.mask.unsqueeze(-1)  # padding scores 0 and is never among the K
+    for p, mask in zip(pyramid.split(everywhere), pyramid.split(pyramid.mask), strict=True):
         valid = (torch.ones_like(mask) if pool_padding else mask).sum(dim=1, keepdim=True)
         k = (valid / ratio).long().clamp(min=1)  # [B, 1]
         # At least the largest k; a number that an export can leave open.

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from potloc_fast.config import load_config
 from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.listing import NpyFile
 from potloc_fast.detector import Detector
+from potloc_fast.engine import quality
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.evaluation import read_detections
@@ -159,6 +161,31 @@ def test_forms(call: Call, run: Run, recordings: Path, tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == len(rows)
     assert (tmp_path / "csv" / "a.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "jsonl").rglob("*.png"))
+
+
+def test_lists_begin_at_the_score_that_training_chose(
+    call: Call, run: Run, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an archive as in a file."""
+    everything = read_detections_of(call, run, recordings, tmp_path / "json").score
+    least = float(np.median(everything))
+    monkeypatch.setattr(quality, "read_quality", lambda _: SimpleNamespace(min_score=least))
+    kept = sorted(everything[everything >= least])
+
+    def rows(path: Path) -> list[float]:
+        with path.open(newline="") as file:
+            return sorted(float(row["score"]) for row in csv.DictReader(file))
+
+    assert 0 < len(kept) < len(everything)
+    for arguments in (("--into", tmp_path / "csv", "--format", "csv"), ("-o", tmp_path / "csv.csv")):
+        assert call(run.folder, recordings / "a.npy", *arguments)[0] == 0
+    assert (
+        rows(tmp_path / "csv" / "a.csv") == rows(tmp_path / "csv.csv") == pytest.approx(kept, abs=5.1e-5)
+    )  # four decimals
+    arguments = (recordings / "a.npy", "--into", tmp_path / "all", "--format", "csv", "--min-score", "0")
+    assert call(run.folder, *arguments)[0] == 0
+    assert len(rows(tmp_path / "all" / "a.csv")) == len(everything)
+    assert len(read_detections_of(call, run, recordings, tmp_path / "json again")) == len(everything)
 
 
 def read_detections_of(call: Call, run: Run, recordings: Path, into: Path) -> potloc_fast.evaluation.Segments:  # type: ignore[name-defined]

@@ -146,8 +146,8 @@ def test_every_snippet_proposes_a_segment_for_each_chosen_class() -> None:
     assert pyramid.distances is not None
     video = video_scores(pyramid, 4.0)
     want = []
-    for level, first in ((0, 0), (1, 9), (2, 14)):
-        for r, c in (video >= 0.6).nonzero().tolist():
+    for r, c in (video >= 0.6).nonzero().tolist():
+        for level, first in ((0, 0), (1, 9), (2, 14)):
             for j in range(LEVELS[level]):
                 time, size = j * 2**level + 0.5, (9, 6)[r]
                 fused = p[r, first + j, c] * (1 - p[r, first + j, 3])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,28 @@ TINY = (
 )
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start the command line in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def start(*arguments: str | Path, program: Sequence[str | Path] = ("-m", "potloc_fast")) -> subprocess.Popen[str]:
+    """Start the command line, or another program, in two processes, which are started anew once where one dies."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     return subprocess.Popen(
-        [*command, "-m", "potloc_fast", *map(str, arguments)],
+        [*command, *map(str, program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },  # docs/several_machines.md
         cwd=Path(potloc_fast.__file__).parents[1],  # the package under test, wherever it is installed
     )
 
 
-def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in two processes."""
-    with start(*arguments) as process:
+def torchrun(
+    *arguments: str | Path, program: Sequence[str | Path] = ("-m", "potloc_fast")
+) -> subprocess.CompletedProcess[str]:
+    """Do as `start`, and wait for the end."""
+    with start(*arguments, program=program) as process:
         out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -147,6 +154,44 @@ def test_two_processes_write_the_same_files(alone: Run, shared: Run) -> None:
     assert names[0] == names[1]
     # One process writes, a file of losses and one of scores; the base model's was begun by another.
     assert [len(list((shared.folder / stage / "tensorboard").iterdir())) for stage in ("base", "potloc")] == [3, 2]
+
+
+KILLED = """
+import os, signal
+from itertools import count
+from potloc_fast.engine import fit
+
+calls, total_loss = count(), fit.total_loss
+
+def killed(*args):
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and next(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)  # in the second epoch
+    return total_loss(*args)
+
+fit.total_loss = killed
+if __name__ == "__main__":
+    from potloc_fast.cli import main
+    main()
+"""
+
+
+def test_training_goes_on_when_a_process_was_killed(alone: Run, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    done = torchrun("train", "synthetic", *TINY, "--run-dir", tmp_path / "run", "--resume", program=[script])
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr
+    for stage in ("base", "potloc"):
+        rows = [
+            [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
+            for folder in (tmp_path / "run", alone.folder)
+        ]
+        steps = [[(row["step"], pytest.approx(row["total"], rel=1e-5, abs=1e-5)) for row in each] for each in rows]
+        assert steps[0] == steps[1]
+    # The base model's training was begun twice, the other once.
+    logs = [len(list((tmp_path / "run" / stage / "tensorboard").iterdir())) for stage in ("base", "potloc")]
+    assert logs == [2, 1]
+    assert_same_detections(tmp_path / "run" / "potloc" / "detections.json", alone.folder / "potloc" / "detections.json")
 
 
 @pytest.mark.parametrize("number", [0, 1])

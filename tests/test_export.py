@@ -25,6 +25,7 @@ from potloc_fast.errors import InputError
 from potloc_fast.export import export, export_folder, pyramid
 from potloc_fast.files import write_json
 from potloc_fast.integrations import hub
+from potloc_fast.integrations.ray import Predictor
 from potloc_fast.models import Pyramid
 
 FEATURES = 300
@@ -129,7 +130,8 @@ def through(
 ) -> list[Detection]:
     """The detections that the detector makes of another program's scores."""
 
-    def model(x: torch.Tensor, mask: torch.Tensor) -> Pyramid:
+    def model(x: torch.Tensor, mask: torch.Tensor | None) -> Pyramid:
+        mask = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         return pyramid(score(x, mask), x.shape[1], detector.model.levels)
 
     model.parameters, model.eval, model.training = detector.model.parameters, lambda: None, False  # type: ignore[attr-defined]
@@ -152,6 +154,10 @@ def test_all_forms_of_a_model_detect_the_same(run: Run, features: np.ndarray, tm
     assert pushed == expected
     predicted = typed(potloc_fast.predict(run, {"recording": features}))
     assert predicted == expected
+    np.save(tmp_path / "recording.npy", features)
+    columns = Predictor(run.folder)({"path": np.array([str(tmp_path / "recording.npy")])})
+    rows = zip(*(columns[name].tolist() for name in Detection._fields), strict=True)
+    assert_same(list(map(Detection._make, rows)), expected)
     export(run, tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2")
     assert any("potloc_fast" in str(node.target) for node in program.graph.nodes)

@@ -85,6 +85,16 @@ def assert_padding_changes_nothing(model: nn.Module, lengths: list[int], padded:
     assert together.logits.isfinite().all()
 
 
+@pytest.mark.parametrize("leaks", [False, True])
+def test_no_mask_is_one_that_leaves_nothing_out(leaks: bool) -> None:
+    for model in (base().eval(), potloc(levels=3, boundary_head=True, padding_leaks=leaks, stem=1).eval()):
+        x = normal(2, 45, FEATURES)
+        with torch.no_grad():
+            alone, given = model(x), model(x, torch.ones(2, 45, dtype=torch.bool))
+        for name, value in vars(alone).items():
+            torch.testing.assert_close(value, getattr(given, name), rtol=0, atol=0)
+
+
 def test_a_padded_recording_scores_as_alone_in_the_base_model() -> None:
     assert_padding_changes_nothing(base(), [1, 2, 9, 20], 24)
 

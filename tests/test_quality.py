@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from potloc_fast.config import load_config
 from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
 from potloc_fast.engine import quality
-from potloc_fast.engine.quality import Quality, assess, listed, read_quality
+from potloc_fast.engine.quality import Quality, assess, listed_from, read_quality
 from potloc_fast.engine.run import Run
 from potloc_fast.engine.train import _held_out
 from potloc_fast.evaluation import Segments
@@ -87,16 +87,13 @@ def test_in_recordings_that_were_not(run: Run) -> None:
 
 def test_a_file_keeps_it(run: Run) -> None:
     assert read_quality(run) is None
-    found = Segments(
-        ("v",), ("jump",), np.zeros(3, int), np.zeros(3, int), np.zeros(3), np.ones(3), np.array([0.4, 0.5, 0.6])
-    )
-    assert listed(run, found) is found
+    assert listed_from(run) is None
     known = assess(run, TRAINED, (), CPU)
     write_json(run.folder / "potloc" / "quality.json", known.model_dump(mode="json"))
     assert read_quality(run) == known
     assert isinstance(known, Quality)
-    assert listed(run, found).score.tolist() == [0.5, 0.6]
-    assert listed(run, found, 0.0).score.tolist() == [0.4, 0.5, 0.6]
+    assert [listed_from(run, form=form) for form in (None, "csv", "json")] == [0.5, 0.5, None]
+    assert [listed_from(run, 0.0, form) for form in (None, "csv", "json")] == [0.0] * 3
 
 
 def test_a_picture(tmp_path: Path) -> None:

@@ -50,37 +50,56 @@ def propose(pyramid: Pyramid, config: DetectConfig, topk_ratio: float) -> tuple[
     video = level_scores(pyramid, topk_ratio, pool_padding=padded)  # [L, B, C]
     if not config.class_per_level:
         video = video.mean(dim=0, keepdim=True).expand_as(video)
+    chosen = (video >= config.class_threshold).scatter(2, video.argmax(dim=2, keepdim=True), True)
     levels = pyramid.levels()
     snippets = (torch.ones_like(levels[0][1]) if padded else levels[0][1]).sum(dim=1)
-    regressed = None
     if config.proposals == "boundaries":
-        assert pyramid.distances is not None
-        regressed = torch.split(
-            segments_of(pyramid.distances, pyramid.level_lengths, snippets), list(pyramid.level_lengths), dim=1
-        )
+        return _regressed(pyramid, video, chosen, snippets, config)
     found = []
     for level, (logits, mask) in enumerate(levels):
-        if regressed is not None and level < config.finest_level:
-            continue
-        own = video[level]
-        chosen = (own >= config.class_threshold).scatter(1, own.argmax(dim=1, keepdim=True), True)
-        recording, label = chosen.nonzero(as_tuple=True)  # [R]
-        lengths = snippets[recording]
+        recording, label = chosen[level].nonzero(as_tuple=True)  # [R]
         p = logits.float().sigmoid()
         actionness = 1 - p[..., -1]  # [B, T_l]
         if padded:
             actionness = actionness * mask
         fused = (p[..., :-1] * actionness.unsqueeze(-1))[recording, :, label]  # [R, T_l]
-        if regressed is None:
-            made = _cut(fused, actionness[recording], lengths, level, config)
-        else:
-            row, snippet = ((fused >= config.nms.min_score) & mask[recording]).nonzero(as_tuple=True)
-            made = [(regressed[level][recording[row], snippet], fused[row, snippet], row)]
-        for segments, scores, row in made:
-            scores = scores + config.video_weight * own[recording, label][row]
+        for segments, scores, row in _cut(fused, actionness[recording], snippets[recording], level, config):
+            scores = scores + config.video_weight * video[level, recording, label][row]
             found.append((segments, scores, recording[row], label[row]))
     segments, scores, recording, label = (torch.cat(parts) for parts in zip(*found, strict=True))
     return segments, scores, recording, label
+
+
+def _regressed(
+    pyramid: Pyramid, video: Tensor, chosen: Tensor, snippets: Tensor, config: DetectConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `propose` returns of a boundary head, from all levels at once.
+
+    Args:
+        pyramid: scores of B recordings.
+        video: scores of their classes on each level, `Tensor[L, B, C]`.
+        chosen: `Tensor[L, B, C]` of bool, the classes to look for.
+        snippets: `Tensor[B]`, the recordings' lengths.
+        config: thresholds.
+    """
+    assert pyramid.distances is not None
+    lengths, finest = pyramid.level_lengths, config.finest_level
+    first = sum(lengths[:finest])
+    segments = segments_of(pyramid.distances, lengths, snippets)
+    mask, p = pyramid.mask[:, first:], pyramid.logits[:, first:].float().sigmoid()
+    recording, label = chosen[finest:].any(dim=0).nonzero(as_tuple=True)  # [R]
+    fused = (p[..., :-1] * (1 - p[..., -1:]))[recording, :, label]  # [R, S]
+    proposes = (fused >= config.nms.min_score) & mask[recording]
+    if config.class_per_level:
+        parts = zip(chosen[finest:, recording, label], lengths[finest:], strict=True)
+        proposes &= torch.cat([own[:, None].expand(-1, length) for own, length in parts], dim=1)
+    row, snippet = proposes.nonzero(as_tuple=True)
+    scores = fused[row, snippet]
+    recording, label = recording[row], label[row]
+    if config.video_weight:
+        level = torch.cat([snippet.new_full((length,), n) for n, length in enumerate(lengths)])[first:]
+        scores = scores + config.video_weight * video[level[snippet], recording, label]
+    return segments[recording, first + snippet], scores, recording, label
 
 
 def _cut(
@@ -272,8 +291,10 @@ class Rules:
 
     def score(self, features: Tensor, mask: Tensor) -> Pyramid:
         """Scores of features `[B, T, F]`, on the device of the model."""
+        # What is not padded takes fewer operations; a GPU would have to be asked.
+        given = None if not mask.is_cuda and bool(mask.all()) else mask.to(self.device)
         with autocast(self.device, self.precision):
-            pyramid: Pyramid = self.model(features.to(self.device), mask.to(self.device))
+            pyramid: Pyramid = self.model(features.to(self.device), given)
         return pyramid
 
     def table(self, pyramid: Pyramid, grids: Sequence[Grid], first: int = 0) -> NDArray[np.float64]:

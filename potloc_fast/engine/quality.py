@@ -176,11 +176,17 @@ def read_quality(run: Run) -> Quality | None:
         raise InputError(f"{path}: expected what training writes, got {quote(value)}: train again") from None
 
 
-def listed(run: Run, detections: Segments, min_score: float | None = None) -> Segments:
-    """The detections that people should read: those from `min_score` on, by default from `Quality.min_score` on."""
-    if min_score is None:
-        known = read_quality(run)
-        if known is None:
-            return detections
-        min_score = known.min_score
-    return detections.take(detections.score >= min_score)
+def listed_from(run: Run, min_score: float | None = None, form: str | None = None) -> float | None:
+    """The score from which on detections are shown and written; None where all are.
+
+    What people read, tables and files, begins at `Quality.min_score`. JSON holds all, as evaluation needs them.
+
+    Args:
+        run: whose detections they are.
+        min_score: what holds instead wherever it is given.
+        form: of a file, "json" or any other; None for tables.
+    """
+    if min_score is not None or form == "json":
+        return min_score
+    known = read_quality(run)
+    return None if known is None else known.min_score

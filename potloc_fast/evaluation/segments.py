@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from numpy.typing import NDArray
 from potloc_fast.data.annotations import Database, label_text, parse_database, read_database, read_events, subset_text
 from potloc_fast.data.recording import Tidy
 from potloc_fast.errors import InputError, quote, shorten
-from potloc_fast.files import read_lines, without_collection, write_json
+from potloc_fast.files import read_lines, without_collection, write_json_parts
 from potloc_fast.formats import Events, Source, format_for, write
 from potloc_fast.names import by_name
 from potloc_fast.notebook import html_table
 from potloc_fast.numbers import to_number
 
 SHOWN = 20  # segments in a notebook
+PART = 2**14  # segments that are written together
+VERSION = "VERSION 1.3"  # of the ActivityNet form
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,10 @@ class Segments:
             end_sec=self.end_sec[rows],
             score=self.score[rows],
         )
+
+    def scored(self, least: float | None) -> Segments:
+        """Give the segments with this score or more; None gives all."""
+        return self if least is None else self.take(self.score >= least)
 
     @classmethod
     def from_results(cls, value: Any, source: str | Path = "detections") -> Segments:
@@ -183,11 +190,37 @@ class Segments:
 
     def to_results(self) -> dict[str, Any]:
         """Give the segments in the ActivityNet form, which `from_results` reads back without loss."""
-        results: dict[str, list[dict[str, Any]]] = {video: [] for video in self.videos}
-        columns = (self.video, self.label, self.score, self.start_sec, self.end_sec)
-        for video, label, score, start, end in zip(*(column.tolist() for column in columns), strict=True):
-            results[self.videos[video]].append({"label": self.labels[label], "score": score, "segment": [start, end]})
-        return {"version": "VERSION 1.3", "external_data": {}, "results": results}
+        results = {video: self._entries(rows) for video, rows in self._by_video()}
+        return {"version": VERSION, "external_data": {}, "results": results}
+
+    def to_json(self) -> Iterator[str]:
+        """Give `to_results` as JSON, in parts: millions of segments are never objects all at once.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
+        yield json.dumps({"version": VERSION, "external_data": {}, "results": {}})[:-2]
+        for number, (video, rows) in enumerate(self._by_video()):
+            yield f"{', ' if number else ''}{json.dumps(video)}: ["
+            for first in range(0, len(rows), PART):
+                entries = self._entries(rows[first : first + PART])
+                yield (", " if first else "") + json.dumps(entries, allow_nan=False)[1:-1]
+            yield "]"
+        yield "}}\n"
+
+    def _by_video(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """The rows of each recording."""
+        order = self.video.argsort(kind="stable")
+        bounds = self.video[order].searchsorted(np.arange(len(self.videos) + 1))
+        for video, (first, last) in zip(self.videos, pairwise(bounds), strict=True):
+            yield video, order[first:last]
+
+    def _entries(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+        columns = (self.label, self.score, self.start_sec, self.end_sec)
+        return [
+            {"label": self.labels[label], "score": score, "segment": [start, end]}
+            for label, score, start, end in zip(*(column[rows].tolist() for column in columns), strict=True)
+        ]
 
 
 @without_collection()
@@ -212,7 +245,7 @@ def write_detections(path: str | Path, segments: Segments) -> Path:
     path = Path(path)
     if format_for(path) is not None:
         return write(path, segments.to_events(path))
-    write_json(path, segments.to_results())
+    write_json_parts(path, segments.to_json())
     return path
 
 

@@ -47,7 +47,7 @@ class BaseModel(nn.Module):
         Returns:
             A pyramid of one level.
         """
-        mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
         x = self.conv(self.standardize(features, mask)).relu_()
         logits = self.classifier(self.dropout(x))
+        mask = torch.ones_like(logits[..., 0], dtype=torch.bool) if mask is None else mask
         return Pyramid(logits, mask, (features.shape[1],))

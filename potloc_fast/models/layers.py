@@ -1,6 +1,7 @@
 """Building blocks on `Tensor[B, T, C]` with a mask `Tensor[B, T]` (True where a snippet is real, False where padded).
 
 Whatever looks at neighbours zeroes, or leaves out, padded snippets first: a padded recording scores as it does alone.
+Where the mask is None nothing is padded, and nothing has to be zeroed.
 """
 
 from __future__ import annotations
@@ -37,14 +38,20 @@ class Standardize(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Standardize `Tensor[B, T, F]` and zero its padded snippets."""
-        return (x - self.mean).div_(self.std).mul_(mask.unsqueeze(-1))  # in place: a large array is slow to come by
+        x = (x - self.mean).div_(self.std)  # in place: a large array is slow to come by
+        return x if mask is None else x.mul_(mask.unsqueeze(-1))
 
 
-def masked(x: Tensor, mask: Tensor) -> Tensor:
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     """Zero the padded snippets of `Tensor[B, T, C]`."""
-    return x * mask.unsqueeze(-1)
+    return x if mask is None else x * mask.unsqueeze(-1)
+
+
+def strided(mask: Tensor | None, stride: int) -> Tensor | None:
+    """The mask of what is left when one of `stride` snippets is kept."""
+    return None if mask is None else mask[:, ::stride]
 
 
 class TemporalConv(nn.Module):
@@ -137,14 +144,14 @@ class LocalSelfAttention(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attend over `Tensor[B, T, C]` with its mask; the output is ceil(T / stride) long."""
         inputs = self.conv(x, None if self.padding_leaks else mask)
         q, k, v = (
             projection(norm(z)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for z, norm, projection in zip(inputs, self.norms, self.projections, strict=True)
         )
-        out = local_attention(q, k, v, self.window, mask[:, :: self.stride])
+        out = local_attention(q, k, v, self.window, strided(mask, self.stride))
         projected: Tensor = self.output(out.transpose(1, 2).flatten(2))
         return projected
 
@@ -181,18 +188,18 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
         self.branches = nn.ModuleList(DropPath(width, layer_scale, drop_path) for _ in range(2))
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Transform `Tensor[B, T, C]` and its mask; both come back ceil(T / stride) long."""
         skip = x if self.stride == 1 else self._pool(x, mask)
         x = self.branches[0](skip, self.attention(self.norms[0](x), mask))
-        x, mask = self.branches[1](x, self.mlp(self.norms[1](x))), mask[:, :: self.stride]
+        x, mask = self.branches[1](x, self.mlp(self.norms[1](x))), strided(mask, self.stride)
         return masked(x, mask) if self.padding_leaks else x, mask
 
-    def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         # The lowest finite number, not -inf: a padded neighbourhood must not breed NaN in what is masked later.
-        if not self.padding_leaks:
+        if mask is not None and not self.padding_leaks:
             x = x.masked_fill(~mask.unsqueeze(-1), torch.finfo(x.dtype).min)
         # As an image of height 1, as in `TemporalConv`; `max_pool1d` would also tie an exported model to one length.
         image = x.transpose(1, 2).unsqueeze(2)
         pooled = F.max_pool2d(image, (1, 3), (1, self.stride), padding=(0, 1)).squeeze(2).transpose(1, 2)
-        return masked(pooled, mask[:, :: self.stride])
+        return masked(pooled, strided(mask, self.stride))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potloc_fast.models.layers import Standardize, TemporalConv, TransformerBlock, masked
-from potloc_fast.models.pyramid import Pyramid
+from potloc_fast.models.pyramid import Pyramid, snippet_times
 
 LARGEST_EXPONENT = 8.0  # of a distance: beyond any action, and far from what exp makes infinite or zero
 
@@ -22,7 +21,7 @@ class _ConvStack(nn.Module):
         self.convs = nn.ModuleList(TemporalConv(inputs if i == 0 else width, width, bias=False) for i in range(count))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
 
-    def forward(self, x: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, read: Tensor | None) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x)
             # Where padding is read, it is what a convolution makes of it that is masked.
@@ -127,37 +126,44 @@ class POTLoc(nn.Module):
         Returns:
             A pyramid of `levels + 1` levels.
         """
-        mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
-        read = torch.ones_like(mask) if self.padding_leaks else mask
-        x = self.embedding(self.dropout(self.standardize(features, read)), mask, read)
+        leaks = self.padding_leaks
+        x = self.standardize(features, None if leaks else mask)
+        x = self.embedding(self.dropout(x), mask, None if leaks else mask)
+        own = mask
         for block in self.blocks[: self.stem]:
-            x, mask = block(x, mask)
-        levels = [(x, mask)]
+            x, own = block(x, own)
+        levels = [(x, own)]
         for block in self.blocks[self.stem :]:
             levels.append(block(*levels[-1]))
         # The levels are decoded as one sequence, with an empty snippet between each two.
-        lengths = tuple(mask.shape[1] for _, mask in levels)
-
-        def split(decoded: Tensor) -> list[Tensor]:
-            return [part[:, :-1] for part in torch.split(decoded, [length + 1 for length in lengths], dim=1)]
-
-        x = torch.cat([F.pad(norm(x), (0, 0, 0, 1)) for norm, (x, _) in zip(self.norms, levels, strict=True)], dim=1)
-        mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)
-        read = mask
-        if self.padding_leaks:
-            read = torch.cat([F.pad(torch.ones_like(own), (0, 1)) for _, own in levels], dim=1)
-        x = masked(x, read)
-        logits = self.classifier(self.decoder(x, mask, read))
+        lengths = tuple(x.shape[1] for x, _ in levels)
+        x = _joined([norm(x) for norm, (x, _) in zip(self.norms, levels, strict=True)])
+        real = features.new_ones((1, lengths[0]), dtype=torch.bool)
+        read = decoded = _joined([real[:, :length] for length in lengths])
+        masks = [own for _, own in levels if own is not None]
+        if masks:
+            decoded = _joined(masks)
+            if not leaks:
+                x, read = masked(x, decoded), decoded
+        logits = _parted(self.classifier(self.decoder(x, decoded, read)), lengths)
         distances = None
         if self.boundary_decoder is not None and self.boundaries is not None:
             # Exponents, as in FCOS: an error changes a distance by a factor, which is what the IoU punishes.
-            exponents = self.boundaries(self.boundary_decoder(x, mask, read)).float()
+            exponents = _parted(self.boundaries(self.boundary_decoder(x, decoded, read)).float(), lengths)
             exponents = exponents.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
             # In double: how torch rounds exp of a float32 depends on where in the tensor it stands.
-            distances = [2.0**level * part.double().exp().float() for level, part in enumerate(split(exponents))]
-        return Pyramid(
-            torch.cat(split(logits), dim=1),
-            torch.cat([mask for _, mask in levels], dim=1),
-            lengths,
-            None if distances is None else torch.cat(distances, dim=1),
-        )
+            distances = exponents.double().exp().float() * snippet_times(lengths, x.device)[1].unsqueeze(1)
+        valid = torch.cat(masks, dim=1) if masks else real.new_ones(logits.shape[:2])
+        return Pyramid(logits, valid, lengths, distances)
+
+
+def _joined(levels: list[Tensor]) -> Tensor:
+    """One sequence of several `Tensor[B, T_l, ...]`, each followed by a snippet of zeros."""
+    gap = torch.zeros_like(levels[0][:, :1])
+    return torch.cat([part for level in levels for part in (level, gap)], dim=1)
+
+
+def _parted(sequence: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """The sequence without these snippets."""
+    parts = torch.split(sequence, [length + 1 for length in lengths], dim=1)
+    return torch.cat([part[:, :-1] for part in parts], dim=1)

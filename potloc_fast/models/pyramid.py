@@ -31,9 +31,12 @@ class Pyramid:
 
     def levels(self) -> list[tuple[Tensor, Tensor]]:
         """The logits and the mask of each level."""
-        lengths = list(self.level_lengths)
-        logits, mask = (torch.split(tensor, lengths, dim=1) for tensor in (self.logits, self.mask))
+        logits, mask = (self.split(tensor) for tensor in (self.logits, self.mask))
         return list(zip(logits, mask, strict=True))
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The parts of a `Tensor[B, T, ...]` that belong to each level."""
+        return torch.split(tensor, list(self.level_lengths), dim=1)
 
 
 def snippet_times(level_lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:

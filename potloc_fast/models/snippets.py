@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ class SnippetClassifier(nn.Module):
         dropout: rate of dropout before the second one.
 
     Example:
+        >>> import torch
         >>> SnippetClassifier(features=6, classes=3)(torch.zeros(2, 10, 6)).shape
         torch.Size([2, 10, 4])
     """
@@ -48,6 +48,5 @@ class SnippetClassifier(nn.Module):
         Returns:
             `Tensor[B, T, C + 1]`, the last channel is the background.
         """
-        mask = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
         x = self.conv(self.standardize(features, mask).transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
         return cast(Tensor, self.classifier(self.dropout(F.relu(x))))

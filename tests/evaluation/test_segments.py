@@ -18,6 +18,7 @@ from potloc_fast.evaluation import (
     read_ground_truth,
     write_detections,
 )
+from potloc_fast.evaluation import segments as module
 from potloc_fast.names import normalize
 
 ENTRY = {"label": "a", "score": 0.5, "segment": [1.0, 2.0]}
@@ -33,10 +34,23 @@ ENTRIES = st.builds(
 
 @given(st.dictionaries(NAMES, st.lists(ENTRIES, max_size=4), max_size=4))
 def test_results_survive_the_round_trip(results: dict[str, Any]) -> None:
-    value = json.loads(json.dumps(Segments.from_results({"results": results}).to_results()))
+    found = Segments.from_results({"results": results})
+    text = json.dumps(found.to_results())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PART", 3)
+        assert "".join(found.to_json()) == f"{text}\n"
+    value = json.loads(text)
     assert value["results"] == results
     assert list(value["results"]) == list(results)
     assert set(value) == {"version", "external_data", "results"}
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    found = Segments.from_results({"results": {"v": [ENTRY]}})
+    found.score[0] = np.nan
+    with pytest.raises(InputError, match=r"found.json: expected finite numbers to write"):
+        write_detections(tmp_path / "found.json", found)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_table_of_detections(tmp_path: Path) -> None:
