@@ -1,0 +1,171 @@
+"""The documentation: the site builds, its links lead somewhere, and what it tells people to type is what there is."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.util
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import typer.main
+from markdown_it import MarkdownIt
+
+from potloc_fast.cli import app
+from potloc_fast.config import load_config
+from potloc_fast.config.load import preset_names
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+MAKEFILE = (ROOT / "Makefile").read_text()
+COMMANDS = typer.main.get_command(app).commands
+
+
+class Links(HTMLParser):
+    """What a page links to, and the anchors in it."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.anchors.add(values.get("id") or "")
+        self.targets += [values[name] or "" for name in ("href", "src") if name in values]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as it is built; a warning is an error."""
+    out = tmp_path_factory.mktemp("site")
+    # From elsewhere: in the clone, Python would take up the package that is not built.
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", str(ROOT / "docs"), str(ROOT), str(out)],
+        cwd=out,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return out
+
+
+def test_links_lead_to_pages_and_places(site: Path) -> None:
+    pages = {page: Links(page) for page in sorted(site.rglob("*.html"))}
+    broken = []
+    for page, links in pages.items():
+        for target in links.targets:
+            url = urlsplit(target)
+            if url.scheme:
+                assert url.scheme in ("https", "data", "mailto"), target
+                continue
+            where = (page.parent / unquote(url.path)).resolve() if url.path else page
+            if not where.is_file() or (where in pages and unquote(url.fragment) not in pages[where].anchors | {""}):
+                broken.append(f"{page.relative_to(site)}: {target}")
+    assert len(pages) > 20
+    assert not broken, broken
+
+
+def test_pages_fetch_nothing(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert not re.findall(r"""<(?:script|img|link)[^>]*(?:src|href)=["']?(?:https?:)?//""", page.read_text()), page
+
+
+def test_every_key_has_its_place(site: Path) -> None:
+    html = (site / "docs" / "configuration.html").read_text()
+    for key in ("loss.topk_ratio", "data.windows.stride_sec", "train.epochs", "detect.nms.sigma", "data.recordings"):
+        assert f'<span class="pre">{key}</span></code>' in html
+    assert "<code" in html.split("default:", 1)[1][:200]
+
+
+def code(page: Path) -> Iterator[tuple[str, str]]:
+    """The code on a page: the language of a block, or "inline", and its text."""
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        if token.type in ("fence", "code_block"):
+            yield token.info.strip(), token.content
+        for child in token.children or ():
+            if child.type == "code_inline":
+                yield "inline", child.content
+
+
+def commands(page: Path, program: str) -> Iterator[tuple[str, list[str]]]:
+    """What a page tells people to type after the name of a program: where it stands, and the words."""
+    for language, text in code(page):
+        if language in ("", "inline", "sh", "console"):
+            for line in re.split(r"\n|&&|;|\|(?!\w)", re.sub(r"\\\n\s*", "", text)):
+                found = re.search(rf"(?:^|\s)(?:{program})(?: (?P<rest>.*))?$", line)
+                if found:
+                    yield language, shlex.split(found["rest"] or "", comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_command_lines_are_understood(page: Path) -> None:
+    for language, words in commands(page, "potloc-fast|-m potloc_fast"):
+        if not words or words[0].startswith(("-", "COMMAND")):
+            continue
+        assert words[0] in COMMANDS, words
+        command = COMMANDS[words[0]]
+        if language == "inline":  # a mention, perhaps without its arguments
+            known = {option for param in command.params for option in param.opts}
+            assert {word for word in words if word.startswith("--")} <= known, words
+            continue
+        given = command.make_context("potloc-fast", words[1:]).params  # ends with an error where parsing fails
+        if "overrides" in given and given["config"] in preset_names():
+            load_config(given["config"], given["overrides"] or ())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_developers_type_is_there(page: Path) -> None:
+    for _, words in commands(page, r"python -m (?=benchmarks|tests)"):
+        assert importlib.util.find_spec(words[0]), words
+    for _, words in commands(page, "make"):
+        targets = [word for word in words if word.islower() and "=" not in word and word[0] != "-"]
+        assert all(re.search(rf"(?m)^{target}:", MAKEFILE) or f"{target} " in MAKEFILE for target in targets), words
+    for _, words in commands(page, "pytest"):
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_is_what_there_is(page: Path) -> None:
+    """Examples with prompts are run. Of the others the names and keywords of this package are looked up."""
+    for language, text in code(page):
+        if language == "python" and ">>> " in text:
+            example = doctest.DocTestParser().get_doctest(text, {}, page.name, None, 0)
+            assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example).failed == 0
+        elif language == "python":
+            look_up(ast.parse(text))
+
+
+def look_up(tree: ast.Module) -> None:
+    known: dict[str, object] = {}
+
+    def value(node: ast.expr) -> object:
+        if isinstance(node, ast.Name):
+            return known.get(node.id)
+        owner = value(node.value) if isinstance(node, ast.Attribute) else None
+        return None if owner is None else getattr(owner, node.attr)
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {name.name: importlib.import_module(name.name) for name in node.names if "potloc" in name.name}
+        elif isinstance(node, ast.ImportFrom) and "potloc" in (node.module or ""):
+            module = importlib.import_module(node.module or "")
+            known |= {name.asname or name.name: getattr(module, name.name) for name in node.names}
+    for node in ast.walk(tree):
+        called = value(node.func) if isinstance(node, ast.Call) else None
+        if isinstance(node, ast.Call) and callable(called):
+            inspect.signature(called).bind_partial(**{word.arg: None for word in node.keywords if word.arg})
+        elif isinstance(node, ast.Attribute):
+            value(node)
