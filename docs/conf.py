@@ -39,6 +39,8 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = project
 html_additional_pages = {"index": "to_front.html"}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 templates_path = ["templates"]
 html_show_sphinx = False
 html_copy_source = False
@@ -74,7 +76,8 @@ def _math(as_block: bool) -> tuple[Callable[[HTML5Translator, nodes.math | nodes
     """MathML, which browsers draw by themselves: other renderers fetch JavaScript, or need LaTeX."""
 
     def visit(writer: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
-        writer.body.append(latex2mathml.tex2mathml(node.astext(), as_block=as_block))
+        formula = latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+        writer.body.append(f'<div class="formula">{formula}</div>' if as_block else formula)
         raise nodes.SkipNode
 
     return visit, None

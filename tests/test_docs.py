@@ -20,13 +20,18 @@ import pytest
 import typer.main
 from markdown_it import MarkdownIt
 
+import potloc_fast
 from potloc_fast.cli import app
 from potloc_fast.config import load_config
-from potloc_fast.config.load import preset_names
+from potloc_fast.config.load import _keys, preset_names
+from potloc_fast.config.schema import Config
+from potloc_fast.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+LEAST_LETTERS = 20  # of a message
 MAKEFILE = (ROOT / "Makefile").read_text()
+KEYS = _keys(Config)
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -127,6 +132,14 @@ def test_command_lines_are_understood(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_keys_are_known(page: Path) -> None:
+    for language, text in code(page):
+        key = re.fullmatch(rf"((?:{'|'.join(Config.model_fields)})\.[a-z_.]+)(?:=\S*)?", text)
+        if language == "inline" and key and not key[1].endswith((".py", ".yaml", ".json")):
+            assert any(f"{known}.".startswith(f"{key[1]}.") for known in KEYS), text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_developers_type_is_there(page: Path) -> None:
     for _, words in commands(page, r"python -m (?=benchmarks|tests)"):
         assert importlib.util.find_spec(words[0]), words
@@ -146,6 +159,30 @@ def test_python_is_what_there_is(page: Path) -> None:
             assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example).failed == 0
         elif language == "python":
             look_up(ast.parse(text))
+
+
+def messages() -> list[re.Pattern[str]]:
+    """Every text of the package that is long enough to be told from others; what is filled in may be anything."""
+    found = []
+    for path in Path(potloc_fast.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+            if sum(map(len, texts)) >= LEAST_LETTERS:
+                found.append(re.compile(".*".join(map(re.escape, texts))))
+    return found
+
+
+def test_questions_quote_what_is_printed() -> None:
+    known = messages()
+    for override in ("data.grid.fsp=2", "train.epochs=many"):  # sentences that are put together of short parts
+        with pytest.raises(InputError) as refused:
+            load_config("own", [override])
+        known.append(re.compile(re.escape(str(refused.value))))
+    quoted = [text.strip() for language, text in code(ROOT / "docs" / "questions.md") if language == "text"]
+    unknown = [text for text in quoted if not any(message.search(text) for message in known)]
+    assert len(quoted) > 20
+    assert not unknown, unknown
 
 
 def look_up(tree: ast.Module) -> None:
