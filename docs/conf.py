@@ -6,6 +6,7 @@ and in a clone.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -36,6 +37,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
 
+smartquotes = False  # "--" is an option
+
 html_theme = "furo"
 html_title = project
 html_additional_pages = {"index": "to_front.html"}
@@ -43,6 +46,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 templates_path = ["templates"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_math_renderer = "mathml"
 
@@ -57,7 +61,8 @@ copybutton_prompt_is_regexp = True
 
 def _command_line() -> str:
     command = [sys.executable, "-m", "typer", "potloc_fast.cli", "utils", "docs", "--name", "potloc-fast"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n## ", 1)[1]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n## ", 1)[1]
+    return re.sub(r"(?m)^Example: (.*)$", r"Example: `\1`", told)
 
 
 # Pages, and what stands in them in place of the comment `<!-- generated -->`.
