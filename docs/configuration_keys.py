@@ -47,7 +47,7 @@ def _section(section: dict[str, Any], sections: dict[str, Any], paths: Sequence[
     keys = {name: field for name, field in section["properties"].items() if not _sections_in(field)}
     if not keys:
         return
-    yield f"## {named if paths[0] else 'The top'}{', layout `synthetic`' if made_up else ''}\n"
+    yield f"## {named if paths[0] else 'Top level'}{', layout `synthetic`' if made_up else ''}\n"
     if paths[0]:
         yield f"{_paragraph(section['description'])}\n"
     defaults = Config(data={"layout": "synthetic" if made_up else "auto"}).model_dump(mode="json")
@@ -65,7 +65,7 @@ def _section(section: dict[str, Any], sections: dict[str, Any], paths: Sequence[
         for path in paths:
             changed = _changes(path, name, defaults)
             if changed:
-                yield f"- {'.'.join(path) + ' in' if len(paths) > 1 else 'in'} presets: {changed}"
+                yield f"- {_code('.'.join(path)) + ' in' if len(paths) > 1 else 'in'} presets: {changed}"
         yield ""
 
 

@@ -118,7 +118,7 @@ def commands(page: Path, program: str) -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_command_lines_are_understood(page: Path) -> None:
     for language, words in commands(page, "potloc-fast|-m potloc_fast"):
-        if not words or words[0].startswith(("-", "COMMAND")):
+        if not words or words[0].startswith("-"):
             continue
         assert words[0] in COMMANDS, words
         command = COMMANDS[words[0]]
@@ -141,11 +141,12 @@ def test_keys_are_known(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_developers_type_is_there(page: Path) -> None:
-    for _, words in commands(page, r"python -m (?=benchmarks|tests)"):
-        assert importlib.util.find_spec(words[0]), words
+    for _, words in commands(page, "python -m"):
+        ours = words[0].split(".")[0] in ("benchmarks", "tests")
+        assert not ours or importlib.util.find_spec(words[0]), words
     for _, words in commands(page, "make"):
         targets = [word for word in words if word.islower() and "=" not in word and word[0] != "-"]
-        assert all(re.search(rf"(?m)^{target}:", MAKEFILE) or f"{target} " in MAKEFILE for target in targets), words
+        assert all(re.search(rf"(?m)^{target}:", MAKEFILE) for target in targets), words
     for _, words in commands(page, "pytest"):
         assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
 
