@@ -11,10 +11,12 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 import typer.main
@@ -30,6 +32,7 @@ from potloc_fast.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 LEAST_LETTERS = 20  # of a message
+SHOWN = 5  # results of a search that people read
 MAKEFILE = (ROOT / "Makefile").read_text()
 KEYS = _keys(Config)
 COMMANDS = typer.main.get_command(app).commands
@@ -86,6 +89,28 @@ def test_links_lead_to_pages_and_places(site: Path) -> None:
 def test_pages_fetch_nothing(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert not re.findall(r"""<(?:script|img|link)[^>]*(?:src|href)=["']?(?:https?:)?//""", page.read_text()), page
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("how to label", "docs/labelling.html"),
+        ("which preset", "docs/presets.html"),
+        ("topk_ratio", "docs/configuration.html#loss-topk-ratio"),
+        ("nothing detected", "docs/questions.html#nothing-detected"),
+        ("resume", "docs/training.html"),
+        ("local_attention", "docs/operators.html#potloc_fast.ops.local_attention"),
+    ],
+)
+def test_search_finds(driver: Any, site: Path, words: str, page: str) -> None:
+    driver.get(f"{(site / 'search.html').as_uri()}?q={quote(words)}")
+    deadline = time.monotonic() + 30
+    while "matching the search query" not in driver.find_element("id", "search-results").text:
+        assert time.monotonic() < deadline, driver.find_element("id", "search-results").text
+        time.sleep(0.1)
+    found = [link.get_attribute("href") for link in driver.find_elements("css selector", "#search-results li a")]
+    driver.get_log("browser")  # from a disk no excerpts are fetched, which Chromium complains of
+    assert (site / page).as_uri().replace("%23", "#") in found[:SHOWN]
 
 
 def test_every_key_has_its_place(site: Path) -> None:
