@@ -140,6 +140,8 @@ def markdown(results: Iterable[Result]) -> str:
     results = list(results)
     origin = provenance(results[0].case.device)
     lines = [
+        f"# Speed on {origin['device']}",
+        "",
         f"{origin['device']}, {origin['threads']} threads, {origin['capability']}; torch {origin['torch']}, "
         f"Python {origin['python']}, commit {origin['commit']}. Ratio: a peer's median over that of {OURS}.",
         "",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +38,26 @@ def cuda() -> torch.device:
     if os.environ.get("POTLOC_FAST_REQUIRE_CUDA") == "1":
         pytest.fail(f"POTLOC_FAST_REQUIRE_CUDA=1: {reason}")
     pytest.skip(f"no GPU to use: {reason}")
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[Any]:
+    """Chromium without a window; tests that take it skip where it is not installed."""
+    chromium, chromedriver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("no Chromium and chromedriver here")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1100"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(chromedriver))
+    browser.set_script_timeout(60)
+    yield browser
+    browser.quit()
 
 
 @pytest.fixture

@@ -139,8 +139,11 @@ class SyntheticData(Section):
     """Recordings made on the spot, for trying things out."""
 
     layout: Literal["synthetic"]
+    """Recordings that are made up."""
     recordings: Annotated[int, Field(ge=2)] = 24
+    """How many, two thirds of them to train on."""
     classes: PositiveInt = 5
+    """Kinds of actions in them."""
     length: Annotated[int, Field(ge=50)] = 400
     """Mean number of snippets in a recording."""
     width: PositiveInt = 32
@@ -168,7 +171,9 @@ class ModelConfig(Section):
     """The POTLoc model."""
 
     width: PositiveInt = 512
+    """Channels of a snippet in the model, a multiple of heads."""
     heads: PositiveInt = 4
+    """Heads of the attention."""
     levels: Annotated[int, Field(ge=0, le=20)] = 4
     """Down-sampling blocks; 0 leaves the level of the input alone."""
     window: PositiveInt = 19
@@ -176,6 +181,7 @@ class ModelConfig(Section):
     stem: Annotated[int, Field(ge=0, le=100)] = 2
     """Transformer blocks before the pyramid."""
     mlp_ratio: PositiveInt = 4
+    """Hidden channels of a block's MLP, over the width."""
     layer_scale: PositiveFloat = 1e-4
     """Initial factor on the residual branches."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -247,15 +253,21 @@ class TrainConfig(Section):
     """How a model is trained."""
 
     epochs: PositiveInt = 50
+    """How often all training recordings are seen."""
     batch_size: PositiveInt = 4
+    """Recordings in a step, a crop of each."""
     length: PositiveInt | None = 2304
     """Snippets of a crop; null takes whole recordings."""
     sampling: Literal["random", "linear"] = "random"
     """A random crop, or the whole recording interpolated to `length`."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam, or with the weight decay apart from the gradient."""
     lr: PositiveFloat = 1e-4
+    """Learning rate, after the warm-up."""
     weight_decay: NonNegativeFloat = 0.0
+    """Weight decay of the optimizer."""
     schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: as it is, or in half a cosine down to zero."""
     warmup_epochs: NonNegativeFloat = 0.0
     """Epochs in which the learning rate rises linearly from zero."""
     clip: PositiveFloat | None = None
@@ -290,8 +302,11 @@ class Thresholds(Section):
     """Evenly spaced thresholds: start, start + step, ... up to and including stop."""
 
     start: Fraction
+    """The first threshold."""
     stop: Fraction
+    """The last one, where the steps meet it."""
     step: Annotated[float, Field(ge=0.001)]
+    """From one to the next."""
 
     def values(self) -> list[float]:
         """The thresholds."""
@@ -302,6 +317,7 @@ class NmsConfig(Section):
     """What is done with overlapping proposals of a class."""
 
     method: Literal["hard", "linear", "gaussian"] = "hard"
+    """Remove proposals, or lower their scores by how much they overlap a better one."""
     iou: Fraction = 0.6
     """Hard and linear: overlap from which a proposal is removed, or its score lowered."""
     sigma: PositiveFloat = 0.5
@@ -409,8 +425,11 @@ class EvaluateConfig(Section):
     """How detections are scored."""
 
     subset: str = "test"
+    """The subset that is detected in and scored."""
     tiou: Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=1000)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    """Thresholds of mAP on the temporal intersection over union."""
     protocol: Literal["activitynet", "thumos"] = "activitynet"
+    """The rules of the ActivityNet evaluation, or of the THUMOS kit."""
 
 
 class EngineConfig(Section):
@@ -431,6 +450,7 @@ class Config(Section):
     """A whole run. The top-level sections `model`, `loss`, `train` and `detect` are those of the POTLoc model."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    """Where random numbers begin: points that are drawn, weights, crops."""
     auto: tuple[DerivedKey, ...] = ()
     """Keys whose values follow from the training recordings and their points when training starts. A key that is set
     in a later file or override is none of them any more; in the run's config.yaml all are resolved."""
