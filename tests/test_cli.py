@@ -712,7 +712,7 @@ def scored(tmp_path: Path) -> Path:
         (lambda f: None, ("--ambiguous", "nowhere.txt"), "nowhere.txt: expected a file, found none"),
         *(
             (lambda f: None, ("--tiou", tiou), "tiou: expected")
-            for tiou in ("x", "", "0.1:0.7", "0.1:0.7:0", "0.7:0.1:0.1")
+            for tiou in ("x", "0.1:0.7", "0.1:0.7:0", "0.7:0.1:0.1")
         ),
         *((lambda f: None, ("--tiou", tiou), "tiou: expected") for tiou in ("50", "0.5,nan", "0:0:0.1", "0.1:inf:0.1")),
     ],
