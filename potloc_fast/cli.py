@@ -475,6 +475,35 @@ def report(
     print(f"report: {output}")
 
 
+@app.command(epilog="Example: potloc-fast suggest runs/mine --count 3 -o clicks.csv")
+def suggest(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    count: Annotated[int, typer.Option(min=1, help="How many recordings.")] = 5,
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("suggested.csv"),
+    device: Annotated[Device | None, typer.Option(help="Where to compute; by default as in training.")] = None,
+) -> None:
+    """Say which recordings without points to label next, and where to look: a table of points to fill in.
+
+    It holds the points that there are and, below them, a row for each action that the model sees in the suggested
+    recordings, its label left open. Write labels down, remove what is no action, add what is missing, and train with
+    data.points_file=suggested.csv.
+    """
+    from potloc_fast.engine.run import Run
+    from potloc_fast.engine.train import load_dataset
+    from potloc_fast.suggest import suggest, write_suggestions
+
+    run = Run.open(run_dir)
+    recordings = load_dataset(run.config).recordings
+    found = suggest(run, recordings, device=None if device is None else device.value)[:count]
+    write_suggestions(output, recordings, found)
+    table = Table("recording", "actions seen", "doubt", title="To label next")
+    for each in found:
+        table.add_row(escape(each.recording), str(len(each.actions)), f"{each.doubt:.1f}")
+    console.print(table)
+    rows = sum(len(each.actions) for each in found)
+    print(f"{rows} rows to fill in: {output}; then train with data.points_file={output}")
+
+
 @app.command(epilog="Example: potloc-fast plot runs/hapt exp01_user01 exp02_user01 --format svg")
 def plot(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],

@@ -13,6 +13,7 @@ from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
 from potloc_fast.data.points import draw_points
 from potloc_fast.engine import align as alignment
 from potloc_fast.engine.align import align
+from potloc_fast.engine.progress import Progress
 from potloc_fast.pseudo_labels import PseudoLabels, collect_points
 
 GRID = Grid(fps=10, window=1, stride=1)
@@ -70,7 +71,7 @@ def test_labels_find_the_boundaries_however_much_background_there_is(
 def test_labels_that_end_elsewhere_tell_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "STEPS", 50)
     dataset = draw_points(recordings(0.5), "gaussian", seed=0)
-    learner = alignment._Learner(dataset, 2, 0, torch.device("cpu"))
+    learner = alignment._Learner(dataset, 2, 0, torch.device("cpu"), Progress("align", 1, shown=False))
     chains = list(alignment._chains(dataset, collect_points(dataset.recordings, dataset.classes)))
     truth = [
         np.array([(round(item.start_sec * 10), round(item.end_sec * 10)) for item in chain.recording.instances])

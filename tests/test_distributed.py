@@ -152,8 +152,8 @@ def test_two_processes_write_the_same_files(alone: Run, shared: Run) -> None:
         for run in (alone, shared)
     ]
     assert names[0] == names[1]
-    # One process writes; the base model's was begun by another.
-    assert [len(list((shared.folder / stage / "tensorboard").iterdir())) for stage in ("base", "potloc")] == [2, 1]
+    # One process writes, a file of losses and one of scores; the base model's was begun by another.
+    assert [len(list((shared.folder / stage / "tensorboard").iterdir())) for stage in ("base", "potloc")] == [3, 2]
 
 
 KILLED = """

@@ -102,7 +102,7 @@ def _read(source: str | Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
             f"{name}: key preset: expected files that end at a preset, got {quote(base)} after {DEEPEST} more"
         )
     inherited = _read(base, (*below, name))
-    _settle(inherited, _leaves(values))
+    _settle(inherited, dict(leaves(values)))
     return merge(inherited, values)
 
 
@@ -113,13 +113,17 @@ def _settle(values: dict[str, Any], keys: Iterable[str]) -> None:
         values["auto"] = [key for key in values["auto"] if key not in settled]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of nested values."""
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of nested mappings, and their values.
+
+    >>> dict(leaves({"train": {"epochs": 5, "lr": 0.1}, "seed": 0}))
+    {'train.epochs': 5, 'train.lr': 0.1, 'seed': 0}
+    """
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

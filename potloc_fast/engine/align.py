@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potloc_fast.data import Dataset, Recording
-from potloc_fast.engine.progress import tracked
+from potloc_fast.engine.progress import Progress
 from potloc_fast.evaluation.segments import Segments
 from potloc_fast.forced_alignment import force_align
 from potloc_fast.models.snippets import SnippetClassifier
@@ -86,19 +86,23 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
         A pseudo-label for each point, in the order of the points; its score is the mean probability of its class in
         its snippets. A note says which lambda was chosen, and how much they tell.
     """
-    learner = _Learner(dataset, len(points.labels), seed, device)
     chains = list(_chains(dataset, points))
     best, kept = -np.inf, None
-    for level in tracked("align", LEVELS):
-        segments, found = _align(learner, chains, level)
-        information = _information(learner, chains, segments)
-        if information > best:
-            note = (
-                f"labels: lambda={level:g}, and other recordings tell {information:.2f} nats of the label of a snippet"
-            )
-            best, kept = information, _pseudo_labels(points, chains, segments, found, note)
+    with Progress("align", classifiers(len({chain.recording.id for chain in chains}))) as progress:
+        learner = _Learner(dataset, len(points.labels), seed, device, progress)
+        for level in LEVELS:
+            segments, found = _align(learner, chains, level)
+            told = _information(learner, chains, segments)
+            if told > best:
+                note = f"labels: lambda={level:g}, and other recordings tell {told:.2f} nats of the label of a snippet"
+                best, kept = told, _pseudo_labels(points, chains, segments, found, note)
     assert kept is not None
     return kept
+
+
+def classifiers(recordings: int) -> int:
+    """How many classifiers `align` trains, of STEPS steps each, where so many recordings have points."""
+    return len(LEVELS) * (ROUNDS + 2 * (recordings > 1))
 
 
 def _align(learner: _Learner, chains: Sequence[_Chain], level: float) -> tuple[list[Integers], dict[str, Floats]]:
@@ -107,13 +111,13 @@ def _align(learner: _Learner, chains: Sequence[_Chain], level: float) -> tuple[l
     segments = _first_segments(chains)
     for number in range(ROUNDS):
         targets = _targets(chains, segments, learner.classes)
-        counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
+        share = _log_shares(targets, learner.classes)
         duration, precision = _durations(chains, segments, learner.classes, number)
         model = learner.learn(recordings, targets, number)
         found = {name: learner.classify(model, recording) for name, recording in recordings.items()}
         gain = {}
         for name, p in found.items():
-            likelihood = np.log(p + OUTLIERS) - np.log(counts / counts.sum())
+            likelihood = np.log(p + OUTLIERS) - share
             gain[name] = likelihood[:, :-1] - likelihood[:, -1:]
         middle = level * _middle_levels(gain, targets, chains, segments, duration)
         segments = [
@@ -162,6 +166,13 @@ def _targets(chains: Sequence[_Chain], segments: Sequence[Integers], background:
             part = target[start:end]
             part[part == background] = label
     return targets
+
+
+def _log_shares(targets: dict[str, Integers], classes: int) -> Floats:
+    """Logarithm of pi, the share of each class and of the background in the snippets, float64[C + 1]."""
+    counts = np.bincount(np.concatenate(list(targets.values())), minlength=classes + 1) + 1.0
+    share: Floats = np.log(counts / counts.sum())
+    return share
 
 
 def _durations(
@@ -214,8 +225,7 @@ def _information(learner: _Learner, chains: Sequence[_Chain], segments: Sequence
     """
     recordings = {chain.recording.id: chain.recording for chain in chains}
     targets = _targets(chains, segments, learner.classes)
-    counts = np.bincount(np.concatenate(list(targets.values())), minlength=learner.classes + 1) + 1.0
-    share = np.log(counts / counts.sum())
+    share = _log_shares(targets, learner.classes)
     halves, told, snippets = (list(targets)[::2], list(targets)[1::2]), 0.0, 0
     for learned, other in (halves, halves[::-1]) if halves[1] else ():
         model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS)
@@ -230,8 +240,9 @@ def _information(learner: _Learner, chains: Sequence[_Chain], segments: Sequence
 class _Learner:
     """Trains classifiers of a data set's snippets."""
 
-    def __init__(self, dataset: Dataset, classes: int, seed: int, device: torch.device) -> None:
+    def __init__(self, dataset: Dataset, classes: int, seed: int, device: torch.device, progress: Progress) -> None:
         self.classes, self.seed, self.device = classes, seed, device
+        self.progress, self.learned = progress, 0
         self.mean, self.std = (torch.from_numpy(values) for values in dataset.feature_stats("train"))
 
     def learn(self, recordings: dict[str, Recording], targets: dict[str, Integers], number: int) -> SnippetClassifier:
@@ -261,6 +272,8 @@ class _Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+        self.learned += 1
+        self.progress.update(self.learned)
         return model.eval()
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from pathlib import Path
@@ -116,3 +116,28 @@ class Metrics:
                 for name, value in row.items():
                     self._board.add_scalar(f"{self.stage}/{name}", value, head["step"])
         self._progress.update(head["step"] + 1, f"loss {row['total']:.3f}")
+
+
+def log_scores(folder: Path, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+    """Write what a stage scored to TensorBoard's files, beside the settings that it was trained with.
+
+    Args:
+        folder: of the stage.
+        settings: dotted keys and their values, TensorBoard's hyper-parameters.
+        scores: by name.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {
+        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()
+    }
+    board = folder / "tensorboard"
+    with writing(folder, "a folder to write to"):  # once, however often a run is resumed
+        for earlier in board.glob("*.scores"):
+            earlier.unlink()
+        with SummaryWriter(str(board), filename_suffix=".scores") as writer:
+            for summary in hparams(plain, dict(scores)):  # type: ignore[no-untyped-call]
+                writer.file_writer.add_summary(summary)
+            for name, value in scores.items():
+                writer.add_scalar(name, value)

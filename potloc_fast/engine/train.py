@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from potloc_fast.config import Config, load_config
+from potloc_fast.config.load import leaves
 from potloc_fast.config.schema import BaseStage, SyntheticData, TrainConfig
 from potloc_fast.data import Dataset, Recording
 from potloc_fast.data.dataset import LabelledSegments, TrainingSet
@@ -29,7 +30,10 @@ from potloc_fast.engine.align import align
 from potloc_fast.engine.detect import detect
 from potloc_fast.engine.device import HALF, float32_products, pick_device
 from potloc_fast.engine.distributed import joined, once, rank
+from potloc_fast.engine.estimate import training_sec
 from potloc_fast.engine.fit import capture_obstacle, fit
+from potloc_fast.engine.metrics import log_scores
+from potloc_fast.engine.progress import duration
 from potloc_fast.engine.quality import assess
 from potloc_fast.engine.run import Run, Stage
 from potloc_fast.errors import InputError
@@ -47,6 +51,7 @@ from potloc_fast.pseudo_labels import collect_points, generate, read_pseudo_labe
 Step = Literal["base", "pseudo-labels", "potloc", "detect"]
 STEPS: tuple[Step, ...] = get_args(Step)
 STAGES: tuple[Stage, ...] = ("base", "potloc")
+WORTH_SAYING = 10.0  # seconds that training takes
 _OF_STAGE = ("model.*", "checkpoint.pt", "metrics.jsonl", "tensorboard/*", "detections.json", "evaluation.json")
 _WRITTEN: dict[Step, tuple[str, ...]] = {  # by each step, and what is computed from the models that it trains
     "base": (*(f"base/{name}" for name in (*_OF_STAGE, "proposals.json")), "plots/base_*"),
@@ -179,6 +184,10 @@ def train(
                 print(note, file=sys.stderr)
         run = Run.create(run_dir, config, dataset)
         with float32_products(config.engine.precision):
+            if not resume and rank() == 0:
+                took = training_sec(run, recordings, steps, device)
+                if took >= WORTH_SAYING:
+                    print(f"training will take about {duration(took)} here: a few steps were timed", file=sys.stderr)
             _run_steps(run, dataset, recordings, tested, steps, resume, device)
         return run
 
@@ -252,7 +261,13 @@ def evaluate_run(run: Run, stage: Stage) -> Evaluation:
 
 
 def _write_evaluation(run: Run, stage: Stage) -> None:
-    write_json(run.folder / stage / "evaluation.json", evaluate_run(run, stage).to_json())
+    scored = evaluate_run(run, stage)
+    write_json(run.folder / stage / "evaluation.json", scored.to_json())
+    scores = {
+        "mAP/mean": scored.mean,
+        **{f"mAP/{tiou:g}": own for tiou, own in zip(scored.tiou, scored.map, strict=True)},
+    }
+    log_scores(run.folder / stage, dict(leaves(run.config.model_dump(mode="json"))), scores)
 
 
 def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from potloc_fast.evaluation import Analysis, Evaluation
 from potloc_fast.evaluation.analysis import CHARACTERISTICS, group_name
 from potloc_fast.plots import KIND_COLOURS
 from potloc_fast.report.data import TIOU, Labels, PrecisionRecall, Report, Training
+
+if TYPE_CHECKING:
+    from potloc_fast.engine.quality import Quality
 
 # Okabe and Ito's colours, each with a dash and a symbol of its own.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#f0e442")
@@ -51,6 +54,8 @@ def _charts(report: Report) -> Iterator[Chart]:
         yield _precision_recall(report.curves)
     if report.analysis is not None:
         yield from _analysis(report.analysis)
+    if report.quality is not None:
+        yield _quality(report.quality)
     if report.labels:
         yield _labels(report.labels)
     yield from (_training(training) for training in report.trainings)
@@ -267,6 +272,28 @@ def _labels(labels: Sequence[Labels]) -> Chart:
     ]
     title = f"Pseudo-labels: mean tIoU {last.tiou:.1f}% with the true instances of the training recordings"
     return Chart(title, data, _axes("tIoU", "mAP of pseudo-labels (%)", yaxis={"range": [0, 100]}))
+
+
+def _quality(quality: Quality) -> Chart:
+    hits = [own for _, own in quality.curve]
+    shares = {
+        "points in a detection of their own": [own.once / max(own.points, 1) for own in hits],
+        "detections without a point": [own.empty / max(own.detections, 1) for own in hits],
+        "F1 of both": [own.f1 for own in hits],
+    }
+    scores = [score for score, _ in quality.curve]
+    data: list[dict[str, Any]] = [
+        {"name": name, "x": scores, "y": [round(100 * value, 2) for value in values], "mode": "lines", **_line(number)}
+        for number, (name, values) in enumerate(shares.items())
+    ]
+    chosen = {"x": [quality.min_score] * 2, "y": [0, 100], "mode": "lines", **_line(5)}
+    own = quality.hits
+    title = (
+        f"Points against detections: from a score of {quality.min_score:.2f} on, {own.once} of {own.points} points lie "
+        "in a detection of their own"
+    )
+    axes = _axes("least score of a detection", "share (%)", yaxis={"range": [0, 102]})
+    return Chart(title, [*data, {"name": "the score that is chosen", **chosen}], axes, 400)
 
 
 def _training(training: Training) -> Chart:

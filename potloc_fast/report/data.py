@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potloc_fast.config import Config
+from potloc_fast.config.load import leaves
 from potloc_fast.data.annotations import read_database
 from potloc_fast.engine.progress import duration
 from potloc_fast.errors import InputError, quote
@@ -29,6 +30,7 @@ from potloc_fast.report.signals import feature_curves, pack_curves, score_curves
 
 if TYPE_CHECKING:
     from potloc_fast.data import Dataset, Recording
+    from potloc_fast.engine.quality import Quality
     from potloc_fast.engine.run import Run
 
 TIOU = 0.5  # at which detections are judged
@@ -95,6 +97,7 @@ class Report:
         curves: precision and recall of each class at tIoU 0.5.
         trainings: the logs.
         labels: the quality of pseudo-labels by round.
+        quality: what points tell of the run, where training asked.
         notes: a sentence for each thing that a reader should know.
         browser: names and facts of the recordings, for static/*.js.
         segments: all segments and points, packed.
@@ -112,6 +115,7 @@ class Report:
     curves: tuple[PrecisionRecall, ...] = ()
     trainings: tuple[Training, ...] = ()
     labels: tuple[Labels, ...] = ()
+    quality: Quality | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -175,6 +179,7 @@ def of_run(run: Run) -> Report:
         InputError: a file of the run is damaged, or nothing was detected and no model is there to detect with.
     """
     from potloc_fast.engine.predict import predict
+    from potloc_fast.engine.quality import read_quality
     from potloc_fast.engine.train import evaluate_run, load_dataset
 
     rules, notes = run.config.evaluate, []
@@ -219,6 +224,8 @@ def of_run(run: Run) -> Report:
         if detected.is_file():
             analysis = analyse(detected, path, tiou=TIOU, subset=rules.subset)
             curves = _precision_recall(detected, tested)
+    quality = read_quality(run)
+    known_score = quality.min_score if quality else None
     browser, segments = _browser(
         items,
         run.classes,
@@ -227,7 +234,7 @@ def of_run(run: Run) -> Report:
         points=_points(dataset.recordings) if dataset else None,
         pseudo_labels=read_detections(made[-1]) if made else None,
         proposals=proposals,
-        threshold=analysis.f1.threshold if analysis else None,
+        threshold=analysis.f1.threshold if analysis else known_score,
     )
     trainings = tuple(_trainings(run.folder))
     return Report(
@@ -242,6 +249,7 @@ def of_run(run: Run) -> Report:
         curves=curves,
         trainings=trainings,
         labels=qualities,
+        quality=quality,
         notes=tuple(notes),
     )
 
@@ -424,18 +432,10 @@ def _signals(run: Run, dataset: Dataset | None, count: int, trained: bool) -> It
 
 def _settings(config: Config) -> tuple[tuple[str, str, bool], ...]:
     """The keys of a configuration, those first that differ from the defaults."""
-    values = dict(_leaves(config.model_dump(mode="json")))
-    defaults = dict(_leaves(Config(data={"layout": config.data.layout}).model_dump(mode="json")))  # type: ignore[arg-type]
+    values = dict(leaves(config.model_dump(mode="json")))
+    defaults = dict(leaves(Config(data={"layout": config.data.layout}).model_dump(mode="json")))  # type: ignore[arg-type]
     rows = [(key, _words(value), value != defaults.get(key)) for key, value in values.items() if key != "auto"]
     return tuple(sorted(rows, key=lambda row: not row[2]))
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _words(value: Any) -> str:

@@ -29,6 +29,16 @@ def hapt(shared_data: Path) -> Dataset:
 
 
 @pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """Somebody's folder: three recordings of 20 snippets and 4 channels, without tables."""
+    root = tmp_path / "mine"
+    (root / "features").mkdir(parents=True)
+    for index, name in enumerate(("v1", "v2", "v3")):
+        np.save(root / "features" / f"{name}.npy", np.full((20, 4), index, np.float32))
+    return root
+
+
+@pytest.fixture
 def small_hapt(tmp_path: Path) -> Path:
     """A folder in the layout of HAPT with two recordings of 130 and 99 samples."""
     root = tmp_path / "HAPT Data Set"

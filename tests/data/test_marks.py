@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from potloc_fast.config.schema import FolderData
@@ -41,16 +40,6 @@ def write_points(path: Path, points: dict[str, tuple[Point, ...]]) -> Path:
         for point in own:
             events.add("made", name, point.label, point.time_sec, point.time_sec)
     return write(path, events)
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """Three recordings of ten seconds."""
-    root = tmp_path / "mine"
-    (root / "features").mkdir(parents=True)
-    for index, name in enumerate(("v1", "v2", "v3")):
-        np.save(root / "features" / f"{name}.npy", np.full((20, 4), index, np.float32))
-    return root
 
 
 @pytest.mark.parametrize("form", FORMS)

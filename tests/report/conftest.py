@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from potloc_fast.config import load_config
+from potloc_fast.engine.quality import assess
 from potloc_fast.engine.run import Run
 from potloc_fast.engine.train import evaluate_run, load_dataset
 from potloc_fast.files import write_json
@@ -75,6 +77,8 @@ def run(data: Path) -> Run:
     }
     write_json(run.folder / "potloc" / "detections.json", {"results": found})
     write_json(run.folder / "potloc" / "evaluation.json", evaluate_run(run, "potloc").to_json())
+    known = assess(run, dataset.subset("train"), (), torch.device("cpu"))
+    write_json(run.folder / "potloc" / "quality.json", known.model_dump(mode="json"))
     labels = {name: [{"label": LABELS[0], "point": 4.5, "score": 1, "segment": [2.5, 7.0]}] for name in HOSTILE[:2]}
     write_json(run.folder / "pseudo_labels.json", {"results": labels})
     rows = [

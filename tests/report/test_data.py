@@ -197,6 +197,13 @@ def test_a_run_without_true_boundaries(run: Run, tmp_path: Path) -> None:
     _, arrays = unpack(report.segments)
     assert len(arrays["detections.start"]) >= 12
     assert len(report.browser["recordings"]) == 5
+    # Points still tell something, and choose the score that is shown first.
+    assert report.quality is not None
+    assert report.browser["threshold"] == report.quality.min_score
+    text = unescape(render(report))
+    for sentence in report.quality.sentences():
+        assert sentence in text
+    assert charts(report)[0].title.startswith("Points against detections: from a score of ")
 
 
 def test_names_are_text_everywhere(report: Report) -> None:

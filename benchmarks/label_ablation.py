@@ -1,0 +1,84 @@
+"""What each part of `align` gives: `python -m benchmarks.label_ablation --seeds 3`.
+
+Prints a Markdown table for data sets with true boundaries (see benchmarks.protocol), training people alone: mAP of the
+labels at tIoU 0.1 to 0.7, the mean over the seeds and their deviation, and at 0.7 in brackets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from benchmarks.protocol import prepare
+from potloc_fast.config import load_config
+from potloc_fast.engine import align as alignment
+from potloc_fast.engine.train import load_dataset
+from potloc_fast.evaluation import Evaluation, Segments, evaluate
+from potloc_fast.pseudo_labels import collect_points
+
+LEVELS = {"lambda = 1/2": 0.5, "lambda = 0": 0.0}  # of which `align` takes one
+ARMS: dict[str, dict[str, Any]] = {
+    **{arm: {"LEVELS": (level,)} for arm, level in LEVELS.items()},
+    "lambda = 1": {"LEVELS": (1.0,)},
+    "lambda = 0, no shares": {"LEVELS": (0.0,), "_log_shares": lambda targets, classes: np.zeros(classes + 1)},
+    "lambda = 0, no lengths": {"LEVELS": (0.0,), "DURATION_WEIGHT": 0.0},
+}
+TAKEN = "as it is"
+
+
+def score(root: Path, points: str, seed: int, arm: str) -> tuple[Evaluation, float]:
+    """What the labels of an arm score on the training recordings, and what other recordings tell of them, in nats."""
+    dataset = load_dataset(load_config("own", [f"data.root={root}", f"data.points={points}", f"seed={seed}"]))
+    trained = [recording for recording in dataset.recordings if recording.subset == "train"]
+    entries = {
+        recording.id: [
+            {"label": item.label, "segment": [item.start_sec, item.end_sec], "score": 1.0}
+            for item in recording.instances
+        ]
+        for recording in trained
+    }
+    with mock.patch.multiple(alignment, **ARMS[arm]):
+        own = collect_points(trained, dataset.classes)
+        labels = alignment.align(dataset, own, seed=seed, device=torch.device("cpu"))
+    told = float(re.findall(r"tell (\S+) nats", labels.notes[0])[0])
+    return evaluate(labels.segments, Segments.from_results({"results": entries})), told
+
+
+def row(root: Path, points: str, seeds: int) -> list[str]:
+    """The cells of a data set."""
+    found = {arm: [score(root, points, seed, arm) for seed in range(seeds)] for arm in ARMS}
+    taken = [max((found[arm][seed] for arm in LEVELS), key=lambda result: result[1]) for seed in range(seeds)]
+    cells = []
+    for results in (taken, *found.values()):
+        mean = np.array([result.mean for result, _ in results])
+        last = np.mean([result.map[-1] for result, _ in results])
+        cells.append(f"{mean.mean():.1f} ± {mean.std():.1f} ({last:.0f})")
+    return cells
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_ablation", description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["hapt", "tug", "ecg", "synthetic"], metavar="NAME[=FOLDER]")
+    parser.add_argument("--points", default="own", help="own, gaussian, uniform, human, start, ...")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/protocol"), help="where data sets are kept")
+    options = parser.parse_args()
+    heads = ["data", TAKEN, *ARMS]
+    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    for entry in options.data:
+        name, _, folder = entry.partition("=")
+        root = prepare(name, folder or None, False, options.out / "held_out")
+        points = "file" if options.points == "own" else options.points
+        lines.append(f"| {name} | {' | '.join(row(root, points, options.seeds))} |")
+    print(*lines, sep="\n")  # at last, as training says how far it is
+
+
+if __name__ == "__main__":
+    main()
