@@ -14,7 +14,7 @@ from potloc_fast.config.schema import Device
 from potloc_fast.data import Recording
 from potloc_fast.detector import Detection, Detector, typed
 from potloc_fast.engine.progress import tracked
-from potloc_fast.engine.quality import listed
+from potloc_fast.engine.quality import listed_from
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.files import write_text
@@ -58,7 +58,7 @@ def suggest(run: Run, recordings: Sequence[Recording], *, device: Device | None 
     detector = Detector.load(run, device=device)
     found = []
     for recording in tracked("suggest", unlabelled):
-        actions = typed(listed(run, detector.segments([recording])))
+        actions = typed(detector.segments([recording]).scored(listed_from(run)))
         p = detector.scores(recording).astype(np.float64).clip(1e-6, 1 - 1e-6)
         entropy = -(p * np.log(p) + (1 - p) * np.log1p(-p)).sum()
         by_time = tuple(sorted(actions, key=lambda action: action.start_sec))
