@@ -35,7 +35,8 @@ def export_folder(run: Run | str | Path, out: str | Path) -> None:
     """Write a folder that `Detector.load`, and every command that takes a run, takes without the run.
 
     It holds `potloc/model.safetensors`, with the statistics by which features are standardized, `config.yaml`, without
-    the places of the data, `dataset.json`, with the classes and the time grid, and a model card, `README.md`.
+    the places of the data, `dataset.json`, with the classes and the time grid, `potloc/quality.json`, where training wrote
+    it, as lists begin at the score in it, and a model card, `README.md`.
     """
     run, out = _open(run), Path(out)
     model = run.load("potloc")
@@ -47,6 +48,8 @@ def export_folder(run: Run | str | Path, out: str | Path) -> None:
     write_text(out / "config.yaml", dump_config(run.config.model_copy(update={"data": data})))
     write_json(out / "dataset.json", read_json(run.folder / "dataset.json"))
     write_bytes(out / "potloc" / "model.safetensors", run.weights("potloc").read_bytes())
+    if (quality := run.folder / "potloc" / "quality.json").is_file():
+        write_json(out / "potloc" / "quality.json", read_json(quality))
     write_text(out / "README.md", model_card(run, model))
 
 

@@ -20,6 +20,7 @@ from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.recording import Instance
 from potloc_fast.detector import Detection, Stream, typed
+from potloc_fast.engine.quality import listed_from
 from potloc_fast.engine.run import Run
 from potloc_fast.errors import InputError
 from potloc_fast.export import export, export_folder, pyramid
@@ -75,6 +76,16 @@ def test_a_folder_needs_no_run(run: Run, features: np.ndarray, tmp_path: Path) -
     ):
         assert said in card
     (run.folder / "potloc" / "evaluation.json").unlink()
+
+
+def test_lists_begin_at_the_same_score(run: Run, tmp_path: Path) -> None:
+    none = dict.fromkeys(("points", "once", "shared", "doubled", "missed", "detections", "empty"), 0)
+    figures = {"min_score": 0.25, "held_out": False, "hits": none, "per_class": {}, "agreement": 0.0, "curve": []}
+    path = run.folder / "potloc" / "quality.json"
+    write_json(path, figures | {"boundary_sec": None, "label_tiou": None})
+    export(run, tmp_path / "model")
+    path.unlink()
+    assert listed_from(Run.open(tmp_path / "model")) == 0.25
 
 
 def test_what_is_there_is_not_overwritten(run: Run, tmp_path: Path) -> None:
