@@ -35,8 +35,8 @@ def export_folder(run: Run | str | Path, out: str | Path) -> None:
     """Write a folder that `Detector.load`, and every command that takes a run, takes without the run.
 
     It holds `potloc/model.safetensors`, with the statistics by which features are standardized, `config.yaml`, without
-    the places of the data, `dataset.json`, with the classes and the time grid, `potloc/quality.json`, with the score from
-    which lists begin, and a model card, `README.md`.
+    the places of the data, `dataset.json`, with the classes and the time grid, `potloc/quality.json`, with the score
+    from which lists begin, and a model card, `README.md`.
     """
     run, out = _open(run), Path(out)
     model = run.load("potloc")
