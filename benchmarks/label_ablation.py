@@ -1,6 +1,6 @@
 """What each part of `align` gives: `python -m benchmarks.label_ablation --seeds 3`.
 
-Prints a Markdown table for data sets with true boundaries (see benchmarks.protocol), training people alone: mAP of the
+Prints the table of benchmarks/results/label_ablation.md for data sets with true boundaries (see benchmarks.protocol), training people alone: mAP of the
 labels at tIoU 0.1 to 0.7, the mean over the seeds and their deviation, and at 0.7 in brackets.
 """
 
