@@ -1,7 +1,8 @@
 """What each part of `align` gives: `python -m benchmarks.label_ablation --seeds 3`.
 
-Prints the table of benchmarks/results/label_ablation.md for data sets with true boundaries (see benchmarks.protocol), training people alone: mAP of the
-labels at tIoU 0.1 to 0.7, the mean over the seeds and their deviation, and at 0.7 in brackets.
+Prints the table of benchmarks/results/label_ablation.md for data sets with true boundaries (see benchmarks.protocol),
+training people alone: mAP of the labels at tIoU 0.1 to 0.7, the mean over the seeds and their deviation, and at 0.7 in
+brackets.
 """
 
 from __future__ import annotations
