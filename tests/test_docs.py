@@ -7,6 +7,8 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -197,6 +199,23 @@ def messages() -> list[re.Pattern[str]]:
             if sum(map(len, texts)) >= LEAST_LETTERS:
                 found.append(re.compile(".*".join(map(re.escape, texts))))
     return found
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "docs" / "walkthrough.ipynb").read_text())["cells"]
+    told = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    told += "\nassert result.mean > 70, result.mean\n"
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
 def test_questions_quote_what_is_printed() -> None:
