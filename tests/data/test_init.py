@@ -45,7 +45,7 @@ def test_sensors_rates_and_windows_are_understood(phones: Path) -> None:
     assert (data.layout, data.root, data.signals.sensors) == ("plain", phones, ("sp", "sw"))
     assert data.windows == WindowsConfig(length_sec=0.2, stride_sec=0.1, features="raw", rate_hz=100)
     assert [recording.id for recording in dataset.recordings] == ["s01_01", "s02_01", "s03_01"]
-    assert dataset.recordings[0].features.shape == (131, 12 * 50)
+    assert dataset.recordings[0].features.shape == (131, 12 * 20)
     # What was written is kept.
     (phones / "config.yaml").write_text("preset: own\n")
     with pytest.raises(InputError, match=r"config.yaml: expected no such file, .* go on with check-data"):
@@ -69,7 +69,7 @@ def test_recordings_are_split_by_people(shared_data: Path, tmp_path: Path) -> No
     assert [row["recording"] for row in table] == names
     assert sum(row["subset"] == "train" for row in table) == 12
     text = (root / "config.yaml").read_text()
-    assert "# windows: {length_sec: 0.2, stride_sec: 0.1}  # not known yet: " in text
+    assert "# windows: {length_sec: 0.5, stride_sec: 0.1}  # not known yet: " in text
     assert "points: gaussian  # there is no points.csv" in text
 
 

@@ -305,15 +305,15 @@ def test_windows_follow_from_rate_points_and_signal(mine: Path) -> None:
     data = FolderData(layout="auto", root=mine)
     chosen, reasons = choose_windows(data, read_listing(data))
     # The sine turns from 1 to 1/2 in a sixth of its period.
-    assert chosen.windows == WindowsConfig(length_sec=0.5, stride_sec=0.2, features="raw", rate_hz=50)
+    assert chosen.windows == WindowsConfig(length_sec=0.2, stride_sec=0.2, features="raw", rate_hz=50)
     assert [reason.split(":")[0] for reason in reasons] == [
         "data.windows.rate_hz=50.0",
         "data.windows.stride_sec=0.2",
-        "data.windows.length_sec=0.5",
+        "data.windows.length_sec=0.2",
         "data.windows.features=raw",
     ]
     dataset = read_listing(chosen).open()
-    assert {recording.features.shape for recording in dataset.recordings} == {(300, 50)}
+    assert {recording.features.shape for recording in dataset.recordings} == {(300, 20)}
     assert [recording.subset for recording in dataset.recordings] == ["train", "train", "test"]
     again, nothing = choose_windows(chosen, read_listing(chosen))
     assert (again, nothing) == (chosen, [])
