@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -817,25 +817,26 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
     if sys.stderr is not None and not faulthandler.is_enabled():
         faulthandler.enable()  # a file that is cut while it is mapped ends the process: not without a word
+    status: Any = 0
     try:
         if "" in sys.argv[1:]:  # as of a variable of the shell that is not set; as a path, it would be this folder
             raise InputError(f"argument {sys.argv[1:].index('') + 1}: expected text, got none")
         app(prog_name="potloc-fast")
     except SystemExit as end:
-        if not end.code and (distributed := sys.modules.get("potloc_fast.engine.distributed")):
-            # Others may still work, and Python's end, which takes threads of torch away, can abort what ended well.
-            distributed.leave(0)
-        raise
+        status = end.code
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
-        _end(InputError(f"{place}expected a file that can be used, got: {error.strerror or error}"))
+        status = _refuse(f"{place}expected a file that can be used, got: {error.strerror or error}")
     except InputError as error:
-        _end(error)
+        status = _refuse(str(error))
+    if distributed := sys.modules.get("potloc_fast.engine.distributed"):
+        distributed.leave(status or 0)
+    sys.exit(status)
 
 
-def _end(error: InputError) -> NoReturn:
-    print(f"potloc-fast: {error}", file=sys.stderr)
-    sys.exit(2)
+def _refuse(sentence: str) -> int:
+    print(f"potloc-fast: {sentence}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -49,11 +49,22 @@ def joined(device: torch.device) -> Iterator[None]:
         raise
     except BaseException:
         atexit.unregister(dist.destroy_process_group)
+        atexit.register(_leave_after_failure)
         raise
 
 
+def _leave_after_failure() -> None:
+    """End at once where Python has just printed an exception: its own end can abort, with threads of torch's left."""
+    if getattr(sys, "last_value", None) is not None:
+        leave(1)
+
+
 def leave(status: int) -> None:
-    """End this process at once if it is one of several: torch would wait for what the others no longer send."""
+    """End this process at once if it is one of several.
+
+    torch would wait for what the others no longer send; and Python's end, which takes threads of torch's away while
+    others still work, can abort what ended well.
+    """
     if ranks() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -43,9 +43,9 @@ def test_sensors_rates_and_windows_are_understood(phones: Path) -> None:
     assert plan.said[1] == "3 recordings with a file for each of the sensors sp, sw"
     data, dataset = open_data(phones)
     assert (data.layout, data.root, data.signals.sensors) == ("plain", phones, ("sp", "sw"))
-    assert data.windows == WindowsConfig(length_sec=0.2, stride_sec=0.1, features="raw", rate_hz=100)
+    assert data.windows == WindowsConfig(length_sec=0.1, stride_sec=0.1, features="raw", rate_hz=100)
     assert [recording.id for recording in dataset.recordings] == ["s01_01", "s02_01", "s03_01"]
-    assert dataset.recordings[0].features.shape == (131, 12 * 20)
+    assert dataset.recordings[0].features.shape == (131, 12 * 10)
     # What was written is kept.
     (phones / "config.yaml").write_text("preset: own\n")
     with pytest.raises(InputError, match=r"config.yaml: expected no such file, .* go on with check-data"):
@@ -82,7 +82,7 @@ def test_tables_that_are_there_stay(shared_data: Path, tmp_path: Path) -> None:
     assert plan.recordings is None
     assert "recordings.csv: 223 recordings (153 train, 70 test, 23 people); it stays as it is" in plan.said
     data, dataset = open_data(root)
-    assert data.windows == WindowsConfig(length_sec=0.2, stride_sec=0.1, features="raw", rate_hz=50)
+    assert data.windows == WindowsConfig(length_sec=0.1, stride_sec=0.1, features="raw", rate_hz=50)
     assert len(dataset.subset("test")) == 70
 
 
@@ -148,7 +148,7 @@ def test_the_command(phones: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     printed = capsys.readouterr().out
     assert not end.value.code
     assert printed.endswith(f"next: potloc-fast check-data {phones}/config.yaml\n")
-    assert "  length_sec: 0.2  # " in printed
+    assert "  length_sec: 0.1  # " in printed
 
 
 def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ LOOKED_AT = 8  # recordings whose samples are looked at
 SAMPLES = 1 << 16  # of each
 SHORTEST = 0.05  # the share of the distances between points that may be shorter than the one that counts as shortest
 STRIDES = (10, 20)  # snippets from point to point where points are near, at least and at most
-SCALES = 1.25  # of the signal's own time in a window: longer windows smear boundaries (benchmarks/results/windows.md)
 RAW = 1024  # values in a snippet of raw samples, at most
 SOUND = (".wav", ".flac")
 SOUND_SEC = 0.025  # least window of a sound
@@ -71,12 +70,10 @@ def choose_windows(data: FolderData, listing: Listing) -> tuple[FolderData, list
             max(_round(wanted), 1 / rate),
             f"{distances}: {near / wanted:.0f} snippets between them, as the signal goes on alike for {scale:.2g} s",
         )
-        length = min(max(_round(SCALES * scale), values["stride_sec"]), max(_round(near), values["stride_sec"]))
         put(
             "length_sec",
-            length,
-            f"{SCALES:g} times the {scale:.2g} s for which the signal goes on alike, and between a stride and the "
-            "distance of near points",
+            values["stride_sec"],
+            "a stride, so that each sample is in one snippet: windows that overlap smear boundaries",
         )
         count = blocks[0].shape[1] * max(1, round(values["length_sec"] * rate))
         if count <= RAW:
