@@ -143,6 +143,11 @@ def commands(page: Path, program: str) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_merge_is_left_half_done(page: Path) -> None:
+    assert not re.findall(r"(?m)^(?:<{7}|={7}|>{7}).*", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_command_lines_are_understood(page: Path) -> None:
     for language, words in commands(page, "potloc-fast|-m potloc_fast"):
         if not words or words[0].startswith("-"):
