@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +28,7 @@ from potloc_fast.models.pyramid import Pyramid
 
 T = TypeVar("T")
 
+NOTICED = 1.0  # seconds: torchrun names the first process that ended, which is not to be one that lost another
 WAIT = timedelta(minutes=30)  # for each other: the first process makes pseudo-labels and draws alone
 
 
@@ -68,6 +70,8 @@ def leave(status: int) -> None:
     if ranks() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        if status:
+            time.sleep(NOTICED)
         os._exit(status)
 
 
