@@ -99,8 +99,8 @@ def prepare(name: str, folder: str | None, test: bool, out: Path) -> Path:
 def _signals(name: str) -> tuple[Dataset, dict[str, str]]:
     """A data set of raw signals, cut into windows, and whose each recording is."""
     length_sec, step = WINDOWS[name]
-    rows = _rows(SHARED / name / "recordings.csv")
-    parts: dict[str, Table] = {table: _rows(SHARED / name / f"{table}.csv") for table in ("instances", "points")}
+    rows = read_rows(SHARED / name / "recordings.csv")
+    parts: dict[str, Table] = {table: read_rows(SHARED / name / f"{table}.csv") for table in ("instances", "points")}
     recordings = []
     for row in rows:
         own, rate = row["recording"], float(row["rate_hz"])
@@ -124,7 +124,8 @@ def _signals(name: str) -> tuple[Dataset, dict[str, str]]:
     return Dataset(name, classes, tuple(recordings)), {row["recording"]: row["person"] for row in rows}
 
 
-def _rows(path: Path) -> Table:
+def read_rows(path: Path) -> Table:
+    """The rows of a table."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -8,29 +8,19 @@ is done is kept: the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.protocol import prepare, write_table
+from benchmarks.protocol import Table, prepare, read_rows, write_table
 from potloc_fast.config import load_config
 from potloc_fast.data import Recording
 from potloc_fast.engine.run import Run
 from potloc_fast.engine.train import load_dataset, train
 from potloc_fast.files import read_json
 from potloc_fast.suggest import suggest
-
-Table = list[dict[str, Any]]
-
-
-def read_rows(path: Path) -> Table:
-    """The rows of a table."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def run(root: Path, labelled: set[str], seed: int, overrides: Sequence[str], place: Path) -> tuple[Run, int, float]:

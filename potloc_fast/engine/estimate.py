@@ -13,6 +13,7 @@ from potloc_fast.config.schema import TrainConfig
 from potloc_fast.data import Recording
 from potloc_fast.data.dataset import TrainingSet, batches
 from potloc_fast.engine import align
+from potloc_fast.engine.device import autocast
 from potloc_fast.engine.distributed import ranks
 from potloc_fast.engine.run import Run
 from potloc_fast.models.pyramid import Pyramid
@@ -55,7 +56,9 @@ def _stage_sec(
     batch = next(batches(data, config.batch_size, epoch=0, seed=0, length=config.length if config.pad else None))
     passes = math.ceil(len(data) / config.batch_size) * (config.stop_epoch or config.epochs)
     model = run.build(stage).to(device)
-    return passes * _pass_sec(model, batch.features.to(device), batch.mask.to(device)) / ranks()
+    with autocast(device, run.config.engine.precision):
+        seconds = _pass_sec(model, batch.features.to(device), batch.mask.to(device))
+    return passes * seconds / ranks()
 
 
 def _pass_sec(model: nn.Module, features: Tensor, mask: Tensor | None) -> float:
@@ -63,7 +66,7 @@ def _pass_sec(model: nn.Module, features: Tensor, mask: Tensor | None) -> float:
     for _ in range(PASSES):
         begun = time.perf_counter()
         found = model(features, mask)
-        (found.logits if isinstance(found, Pyramid) else found).square().mean().backward()
+        (found.logits if isinstance(found, Pyramid) else found).float().square().mean().backward()
         if features.is_cuda:
             torch.cuda.synchronize()
     return time.perf_counter() - begun
