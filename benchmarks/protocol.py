@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from potloc_fast.config import load_config
-from potloc_fast.data import Dataset, Grid, Instance, Point, Recording
+from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.train import load_dataset, train
 from potloc_fast.evaluation import evaluate
 from potloc_fast.files import read_json, write_json, write_text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-WINDOWS = {"tug": (0.5, 0.1), "ecg": (0.04, 0.01)}  # seconds of a window, and from one to the next
+SIGNALS = ("tug", "ecg")  # raw recordings: windows follow from them
 HEAD = ("data.layout=plain", "pseudo_labels.variant=fused")
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "own": ("own", ()),
@@ -39,14 +38,6 @@ HELD_OUT = 4  # every fourth person
 Table = list[dict[str, Any]]
 
 
-def windows(samples: NDArray[np.float32], length: int, stride: int) -> NDArray[np.float32]:
-    """Cut `[samples, channels]` into windows, channel by channel, each centred on its cell; ends are repeated."""
-    count = len(samples) // stride
-    first = np.round(np.arange(count) * stride + (stride - length) / 2).astype(int)
-    rows = np.clip(first[:, None] + np.arange(length), 0, len(samples) - 1)
-    return np.ascontiguousarray(samples[rows].transpose(0, 2, 1).reshape(count, -1))
-
-
 def read(name: str, folder: str | None, seed: int) -> Dataset:
     """The data set, with the points that it has, if any."""
     if folder is None and name == "synthetic":
@@ -56,13 +47,11 @@ def read(name: str, folder: str | None, seed: int) -> Dataset:
     return load_dataset(load_config("own", [f"data.root={root}", f"data.points={points}", f"seed={seed}"]))
 
 
-def write(dataset: Dataset, people: dict[str, str], test: bool, folder: Path) -> None:
-    """Write a data set in the plain layout; without `test`, every fourth training person is there to test in."""
-    trained = [recording for recording in dataset.recordings if recording.subset == "train"]
-    held = set(sorted({people[recording.id] for recording in trained})[1::HELD_OUT])
+def write(dataset: Dataset, held: set[str], test: bool, folder: Path) -> None:
+    """Write a data set in the plain layout, or without `test` its training recordings, those in `held` to test in."""
     tables: dict[str, Table] = {"recordings": [], "instances": [], "points": []}
-    for recording in dataset.recordings if test else trained:
-        tested = recording.subset == "test" if test else people[recording.id] in held
+    for recording in dataset.recordings if test else dataset.subset("train"):
+        tested = recording.subset == "test" if test else recording.id in held
         step, name = recording.grid.snippet_sec, recording.id
 
         def seconds(time_sec: float, grid: Grid = recording.grid) -> float:
@@ -82,46 +71,41 @@ def write(dataset: Dataset, people: dict[str, str], test: bool, folder: Path) ->
             write_table(folder / f"{table}.csv", rows)
 
 
+def write_signals(source: Path, held: set[str], folder: Path) -> None:
+    """Write the tables of a folder of raw signals without its test people, those in `held` to test in."""
+    tables = {table: read_rows(source / f"{table}.csv") for table in ("recordings", "instances", "points")}
+    subset = {row["recording"]: row["subset"] for row in tables["recordings"]}
+    tables["points"] = [row for row in tables["points"] if row["recording"] not in held]
+    for table, rows in tables.items():
+        kept = [row for row in rows if subset[row["recording"]] == "train"]
+        for row in kept if table == "recordings" else ():
+            row["subset"] = "test" if row["recording"] in held else "train"
+        write_table(folder / f"{table}.csv", kept)
+    (folder / "signals").symlink_to((source / "signals").resolve())
+
+
 def prepare(name: str, folder: str | None, test: bool, out: Path) -> Path:
     """The data set as a folder in the plain layout, made once."""
     place = out / "data" / name
     if (place / "recordings.csv").is_file():
         return place
-    if folder is None and name in WINDOWS:
-        dataset, people = _signals(name)
+    if folder is None and name in SIGNALS:
+        if test:
+            return SHARED / name
+        place.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in read_rows(SHARED / name / "recordings.csv") if row["subset"] == "train"]
+        write_signals(SHARED / name, held_out({row["recording"]: row["person"] for row in rows}), place)
     else:
         dataset = read(name, folder, 0)
-        people = {item.id: (re.findall(r"user\d+", item.id) or [item.id])[0] for item in dataset.recordings}
-    write(dataset, people, test, place)
+        trained = [recording.id for recording in dataset.subset("train")]
+        write(dataset, held_out({id: (re.findall(r"user\d+", id) or [id])[0] for id in trained}), test, place)
     return place
 
 
-def _signals(name: str) -> tuple[Dataset, dict[str, str]]:
-    """A data set of raw signals, cut into windows, and whose each recording is."""
-    length_sec, step = WINDOWS[name]
-    rows = read_rows(SHARED / name / "recordings.csv")
-    parts: dict[str, Table] = {table: read_rows(SHARED / name / f"{table}.csv") for table in ("instances", "points")}
-    recordings = []
-    for row in rows:
-        own, rate = row["recording"], float(row["rate_hz"])
-        samples = np.load(SHARED / name / "signals" / f"{own}.npy").astype(np.float32)
-        found = Recording(
-            own,
-            windows(samples, round(length_sec * rate), round(step * rate)),
-            Grid(1 / step, 1, 1),
-            row["subset"],
-            tuple(
-                Instance(item["label"], float(item["start_sec"]), float(item["end_sec"]))
-                for item in parts["instances"]
-                if item["recording"] == own
-            ),
-            tuple(
-                Point(item["label"], float(item["time_sec"])) for item in parts["points"] if item["recording"] == own
-            ),
-        )
-        recordings.append(found)
-    classes = tuple(sorted({item.label for recording in recordings for item in recording.instances}))
-    return Dataset(name, classes, tuple(recordings)), {row["recording"]: row["person"] for row in rows}
+def held_out(people: dict[str, str]) -> set[str]:
+    """The recordings of every fourth person, of those whose recordings these are."""
+    held = set(sorted(set(people.values()))[1::HELD_OUT])
+    return {recording for recording, person in people.items() if person in held}
 
 
 def read_rows(path: Path) -> Table:

@@ -27,8 +27,9 @@ def run(root: Path, labelled: set[str], seed: int, overrides: Sequence[str], pla
     """Train on the labelled recordings alone; the run, the number of clicks, and mAP in percent."""
     data, rows = place / "data", read_rows(root / "recordings.csv")
     data.mkdir(parents=True, exist_ok=True)
-    if not (data / "features").exists():
-        (data / "features").symlink_to((root / "features").resolve())
+    for inputs in ("features", "signals"):
+        if (root / inputs).exists() and not (data / inputs).exists():
+            (data / inputs).symlink_to((root / inputs).resolve())
     held = {row["recording"] for row in rows if row["subset"] == "test"}
     points = [row for row in read_rows(root / "points.csv") if row["recording"] in labelled]
     instances = [row for row in read_rows(root / "instances.csv") if row["recording"] in held]

@@ -5,23 +5,16 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 protocol = pytest.importorskip("benchmarks.protocol", reason="benchmarks/ is part of the repository")
-
-
-def test_windows_are_centred_on_their_cells_and_repeat_the_ends() -> None:
-    samples = np.arange(12, dtype=np.float32).reshape(6, 2)  # two channels: even and odd numbers
-    found = protocol.windows(samples, length=4, stride=2)
-    assert found.tolist() == [[0, 0, 2, 4, 1, 1, 3, 5], [2, 4, 6, 8, 3, 5, 7, 9], [6, 8, 10, 10, 7, 9, 11, 11]]
 
 
 def test_people_are_held_out_whole_and_test_people_are_left(tmp_path: Path) -> None:
     dataset = protocol.read("synthetic", None, 0)
     trained = [item.id for item in dataset.recordings if item.subset == "train"]
     people = {name: f"person{number // 2}" for number, name in enumerate(trained)}
-    protocol.write(dataset, people, False, tmp_path)
+    protocol.write(dataset, protocol.held_out(people), False, tmp_path)
     with (tmp_path / "recordings.csv").open() as file:
         subsets = {row["recording"]: row["subset"] for row in csv.DictReader(file)}
     assert set(subsets) == set(trained)
@@ -37,6 +30,25 @@ def test_people_are_held_out_whole_and_test_people_are_left(tmp_path: Path) -> N
         assert [item.start_sec for item in recording.instances] == pytest.approx(
             [item.start_sec for item in origin.instances]
         )
+
+
+def test_raw_signals_keep_their_files_and_leave_the_test_people(tmp_path: Path, shared_data: Path) -> None:
+    root = protocol.prepare("tug", None, False, tmp_path)
+    rows = {row["recording"]: row for row in protocol.read_rows(shared_data / "tug" / "recordings.csv")}
+    written = protocol.read_rows(root / "recordings.csv")
+    assert {row["recording"] for row in written} == {name for name, row in rows.items() if row["subset"] == "train"}
+    tested = {row["person"] for row in written if row["subset"] == "test"}
+    assert len(tested) == 4
+    assert tested.isdisjoint(row["person"] for row in written if row["subset"] == "train")
+    pointed = {row["recording"] for row in protocol.read_rows(root / "points.csv")}
+    assert pointed == {row["recording"] for row in written if row["subset"] == "train"}
+    assert {row["recording"] for row in protocol.read_rows(root / "instances.csv")} == {
+        row["recording"] for row in written
+    }
+    name = written[0]["recording"]
+    assert (root / "signals" / f"{name}.npy").read_bytes() == (
+        shared_data / "tug" / "signals" / f"{name}.npy"
+    ).read_bytes()
 
 
 def test_a_summary_has_the_share_of_the_ceiling() -> None:
