@@ -26,12 +26,14 @@ from potloc_fast.files import read_json, write_json, write_text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIGNALS = ("tug", "ecg")  # raw recordings: windows follow from them
-HEAD = ("data.layout=plain", "pseudo_labels.variant=fused")
+PLAIN = ("data.layout=plain", "data.grid.window=null")
+HEAD = (*PLAIN, "pseudo_labels.variant=fused")
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "own": ("own", ()),
     "fused": ("hapt_boundaries", HEAD),
-    "thresholds": ("hapt", ("data.layout=plain",)),
-    "ceiling": ("own", ("supervision=ground-truth", "loss.radius=null")),
+    "thresholds": ("hapt", PLAIN),
+    "one round": ("own", ("rounds=1",)),
+    "ceiling": ("own", ("supervision=ground-truth", "loss.radius=null", "rounds=1")),
 }
 HELD_OUT = 4  # every fourth person
 
@@ -124,12 +126,12 @@ def run(root: Path, points: str, arm: str, seed: int, overrides: Sequence[str], 
     config = load_config(preset, [*places, *changes, *overrides])
     labelled = config.supervision == "pseudo-labels"
     begun = time.monotonic()
-    train(config, folder, None if labelled else ("potloc", "detect"), resume=True)
+    trained = train(config, folder, None if labelled else ("potloc", "detect"), resume=True)
     minutes = (time.monotonic() - begun) / 60
     score = read_json(folder / "potloc" / "evaluation.json")
     found = {"map": score["mean"], "last": score["map"][-1], "labels": None, "minutes": minutes}
     if labelled:
-        labels = evaluate(folder / "pseudo_labels.json", folder / "ground_truth.json", subset="train")
+        labels = evaluate(trained.pseudo_labels, folder / "ground_truth.json", subset="train")
         found["labels"] = labels.mean
     write_json(done, found)
     return found

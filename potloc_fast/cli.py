@@ -752,7 +752,7 @@ def _plot_recordings(run: Run, recordings: Sequence[Recording], form: str = "png
     detections = detector.segments(recordings, alone=False)
     if rank() > 0:
         return
-    path = run.folder / "pseudo_labels.json"
+    path = run.pseudo_labels
     labels = read_pseudo_labels(path).segments if path.is_file() else None
     for recording in recordings:
         with _picture(run.folder / "plots" / f"{recording.subset}_{file_name(recording.id)}.{form}") as picture:

@@ -48,7 +48,12 @@ def test_own_recordings_are_read_from_any_layout_with_their_points() -> None:
     own, hapt = load_config("own", ["data.root=x"]), load_config("hapt_boundaries", ["data.root=x"])
     assert (own.data.layout, own.data.points, own.data.standardize) == ("auto", "file", True)
     assert own.pseudo_labels.variant == "aligned"
-    assert own.model_copy(update={"data": hapt.data, "auto": (), "pseudo_labels": hapt.pseudo_labels}) == hapt
+    assert (own.data.grid.window, hapt.data.grid.window) == (None, 50)
+    assert (own.rounds, hapt.rounds) == (2, 1)
+    assert (own.detect.nms.voting, hapt.detect.nms.voting) == (0.7, 0.5)
+    nms = own.detect.nms.model_copy(update={"voting": 0.5})
+    same = {"data": hapt.data, "auto": (), "pseudo_labels": hapt.pseudo_labels, "rounds": 1}
+    assert own.model_copy(update={**same, "detect": own.detect.model_copy(update={"nms": nms})}) == hapt
 
 
 def test_thumos14_has_the_papers_values() -> None:

@@ -587,8 +587,13 @@ def test_rounds_learn_from_the_round_before(run: Run, tmp_path: Path) -> None:
     again = potloc_fast.train(tiny("rounds=2"), tmp_path / "run", ["potloc", "detect"])
     first = again.folder / "round_1"
     assert same_weights(run, replace(again, folder=again.folder), "base")
-    one, other = load_file(first / "model.safetensors"), weights(run, "potloc")
-    assert all(torch.equal(one[name], other[name]) for name in one)  # the first round is what one round is
+    shutil.copytree(run.folder, tmp_path / "half")
+    own = run.config.train
+    half = tiny(f"train.epochs={(own.epochs + 1) // 2}", f"train.warmup_epochs={own.warmup_epochs / 2}")
+    assert half.train.epochs < own.epochs
+    alone = potloc_fast.train(half, tmp_path / "half", ["potloc"])
+    one, other = load_file(first / "model.safetensors"), weights(alone, "potloc")
+    assert all(torch.equal(one[name], other[name]) for name in one)  # the first round is one of half the epochs
     assert not same_weights(run, again, "potloc")
     assert (first / "pseudo_labels.json").read_text() != (again.folder / "pseudo_labels.json").read_text()
     assert (first / "proposals.json").is_file()

@@ -410,7 +410,7 @@ class PseudoLabelConfig(Section):
     variant: Literal["paper", "released", "fused", "aligned"] = "paper"
     """To the letter of the paper; as the authors' code does it: every point gets a label; or past both: boundaries
     from all proposals around a point; or from the features alone, without a base model (`engine.align`), and
-    "released" from the second round on."""
+    "fused" from the second round on."""
 
     @model_validator(mode="before")
     @classmethod
@@ -457,8 +457,8 @@ class Config(Section):
     supervision: Literal["pseudo-labels", "ground-truth", "proposals", "points"] = "pseudo-labels"
     """What the POTLoc model learns from; all but the first are there for comparison."""
     rounds: PositiveInt = 1
-    """Rounds of training the POTLoc model; from the second on, pseudo-labels come from the proposals of the round
-    before."""
+    """Rounds of training the POTLoc model. From the second on, pseudo-labels come from the proposals of the round
+    before. All but the last take half the epochs."""
     backbone: Literal["transformer", "convolutions"] = "transformer"
     """The POTLoc model, or, for comparison, a base model in its place, as `base.model` describes it."""
     data: Annotated[FolderData | SyntheticData, Field(discriminator="layout")]

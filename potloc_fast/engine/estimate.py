@@ -45,7 +45,7 @@ def training_sec(run: Run, recordings: Sequence[Recording], steps: Sequence[str]
         labelled = sum(bool(recording.points) for recording in recordings)
         total += align.classifiers(labelled) * align.STEPS * _pass_sec(learner, crops, None)
     if "potloc" in steps:
-        total += config.rounds * _stage_sec(run, "potloc", recordings, config.train, device)
+        total += sum(_stage_sec(run, stage, recordings, run.section(stage).train, device) for stage in run.rounds)
     return total
 
 

@@ -118,11 +118,9 @@ def _label_tiou(run: Run, found: Segments, min_score: float) -> float | None:
     """The mean tIoU of the pseudo-labels that were learned from with the best detections of their points."""
     if run.config.supervision != "pseudo-labels":
         return None
-    before = run.config.rounds - 1
-    path = run.folder / (f"round_{before}" if before else "") / "pseudo_labels.json"
-    if not path.is_file():
+    if not run.pseudo_labels.is_file():
         return None
-    labels = read_pseudo_labels(path)
+    labels = read_pseudo_labels(run.pseudo_labels)
     own = labels.segments
     video = renumber(own.videos, {name: number for number, name in enumerate(found.videos)})[own.video]
     label = renumber(own.labels, {name: number for number, name in enumerate(found.labels)})[own.label]

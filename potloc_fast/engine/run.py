@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from potloc_fast.config import Config, dump_config, load_config
-from potloc_fast.config.schema import Frames, Rate
+from potloc_fast.config.schema import BaseStage, Frames, Rate
 from potloc_fast.data import Dataset, Grid
 from potloc_fast.engine.distributed import once
 from potloc_fast.engine.environment import environment
@@ -127,6 +127,29 @@ class Run:
     def weights(self, stage: Stage) -> Path:
         """The file with the weights of a stage's model."""
         return self.folder / stage / "model.safetensors"
+
+    @property
+    def rounds(self) -> tuple[Stage, ...]:
+        """The stages in which a POTLoc model is trained, each but the first on labels that the one before made."""
+        return (*(f"round_{number}" for number in range(1, self.config.rounds)), "potloc")
+
+    @property
+    def pseudo_labels(self) -> Path:
+        """The file with the pseudo-labels that the POTLoc model of the last round learned from."""
+        return self.folder.joinpath(*self.rounds[-2:-1], "pseudo_labels.json")
+
+    def section(self, stage: Stage) -> BaseStage | Config:
+        """The keys of a stage: the section `base`, or the whole configuration.
+
+        Rounds before the last, whose models make labels and nothing else, take half the epochs: the labels are as good.
+        """
+        if stage == "base":
+            return self.config.base
+        if stage == "potloc":
+            return self.config
+        own = self.config.train
+        halved = {"epochs": (own.epochs + 1) // 2, "warmup_epochs": own.warmup_epochs / 2}
+        return self.config.model_copy(update={"train": own.model_copy(update=halved)})
 
     def save(self, stage: Stage, model: Model, digest: str = "") -> None:
         """Write the weights of a stage's model, with a digest of what it was trained with."""

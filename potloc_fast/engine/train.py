@@ -15,7 +15,7 @@ import torch
 
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.load import leaves
-from potloc_fast.config.schema import BaseStage, SyntheticData, TrainConfig
+from potloc_fast.config.schema import SyntheticData, TrainConfig
 from potloc_fast.data import Dataset, Recording
 from potloc_fast.data.dataset import LabelledSegments, TrainingSet
 from potloc_fast.data.derive import derive
@@ -221,7 +221,7 @@ def _run_steps(
             once(_write_aligned, run, dataset, recordings, device)
     if "potloc" in steps:
         labels = run.folder / "pseudo_labels.json"
-        for stage in (*(f"round_{number}" for number in range(1, config.rounds)), "potloc"):
+        for stage in run.rounds:
             data = TrainingSet(
                 recordings, dataset.classes, **_crops(config.train), labels=supervision_of(run, recordings, labels)
             )
@@ -275,7 +275,7 @@ def _write_pseudo_labels(run: Run, stage: Stage, recordings: Sequence[Recording]
     proposals = read_detections(run.folder / stage / "proposals.json")
     options = run.config.pseudo_labels.model_dump()
     if options["variant"] == "aligned":
-        options["variant"] = "released"
+        options["variant"] = "fused"
     labels = generate(proposals, collect_points(recordings, run.classes), **options)
     for note in labels.notes:
         print(note, file=sys.stderr)
@@ -339,10 +339,6 @@ def _crops(config: TrainConfig) -> dict[str, Any]:
     return {"length": config.length, "sampling": config.sampling}
 
 
-def _stage_config(run: Run, stage: Stage) -> BaseStage | Config:
-    return run.config.base if stage == "base" else run.config
-
-
 def _check_same_config(folder: Path, config: Config) -> None:
     path = folder / "config.yaml"
     # What a run goes on with may be computed elsewhere.
@@ -366,7 +362,7 @@ def _train_stage(
     if run.config.data.standardize:
         mean, std = dataset.feature_stats("train")
         model.standardize.fit(torch.from_numpy(mean), torch.from_numpy(std))
-    section, engine = _stage_config(run, stage), run.config.engine
+    section, engine = run.section(stage), run.config.engine
     kept = resident(data, run.config.data.resident, device, HALF.get(engine.precision, torch.float32))
     model = fit(
         model.to(device),
@@ -388,7 +384,7 @@ def _train_stage(
 
 def _digest(run: Run, stage: Stage, data: TrainingSet) -> str:
     """A digest of what a stage's model is trained with: of the features the first snippet of each recording."""
-    section, base = _stage_config(run, stage), stage == "base" or run.config.backbone == "convolutions"
+    section, base = run.section(stage), stage == "base" or run.config.backbone == "convolutions"
     sections = (run.config.base.model if base else run.config.model, section.loss, section.train)
     facts = (stage, run.config.seed, run.config.data.standardize, run.classes, *map(repr, sections))
     digest = sha256(repr(facts).encode())
@@ -400,5 +396,5 @@ def _digest(run: Run, stage: Stage, data: TrainingSet) -> str:
 
 
 def _detect(run: Run, stage: Stage, recordings: Sequence[Recording], device: torch.device) -> Segments:
-    section, model = _stage_config(run, stage), run.load(stage).to(device)
+    section, model = run.section(stage), run.load(stage).to(device)
     return detect(model, recordings, run.classes, section.detect, section.loss.topk_ratio, run.config.engine.precision)

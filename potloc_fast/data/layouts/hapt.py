@@ -83,13 +83,14 @@ def read(root: Path, options: FolderData) -> Listing:
 
     Args:
         root: the archive (also a zip inside a zip) or a folder it was unpacked to; `RawData` may lie anywhere inside.
-        options: `grid.window` and `grid.stride` in samples, by default 50 and 25.
+        options: `grid.stride` in samples, by default 25, and `grid.window`, by default a stride.
 
     Raises:
         InputError: a file is missing or has a bad row.
     """
     folder = open_hapt(root)
-    window, stride = options.grid.window or 50, options.grid.stride or 25
+    stride = options.grid.stride or 25
+    window = options.grid.window or stride
     listed = re.findall(r"^\s*(\d+)\s+(\S+)", _read_text(folder / "activity_labels.txt"), re.MULTILINE)
     names = {int(number): name for number, name in listed}
     if len(names) < len(listed):
