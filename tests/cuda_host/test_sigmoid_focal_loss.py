@@ -78,7 +78,8 @@ def test_equals_the_reference(dtype: torch.dtype, reduction: str, n: int, host: 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("largest", [False, True])
 def test_extreme_logits(dtype: torch.dtype, gamma: float, largest: bool, host: Any, guarded: Guard) -> None:
-    size = torch.finfo(dtype).max if largest else 1e4
+    # Nine tenths, as the twins' errors would carry the loss of the largest number over it.
+    size = 0.9 * torch.finfo(dtype).max if largest else 1e4
     logits = torch.tensor([-size, size, -size, size, size], dtype=dtype)
     targets = torch.tensor([1, 0, 0, 1, 0.5], dtype=dtype)
     loss = host.sigmoid_focal_loss(guarded(logits), guarded(targets), -1, gamma, 0)
