@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.10 to 3.13 and a C++20 compiler; everything else they install into .venv.
+# `make demo` and `make test` need Python 3.10 to 3.14 and a C++20 compiler; everything else they install into .venv.
 PYTHON ?= python3
 # The torch to install where .venv has none: any from 2.10 on will do. TORCH_ARGS can name an index of CPU-only builds.
 TORCH ?= torch==2.13.0
@@ -36,7 +36,8 @@ nightly-sanitizers:
 # All kernels for all architectures, with the nvcc that is here and with the newest; what they take of a GPU is held
 # against docs/cuda_kernels.csv. Five minutes of one core for each nvcc.
 .PHONY: cuda-matrix
-cuda-matrix: $(BIN)/.tested
+cuda-matrix: $(BIN)/.torch
+	$(BIN)/python -m pip install --quiet "cmake>=3.24" "ninja>=1.11" "pybind11>=2.13,<4"
 	scripts/cuda_matrix.sh $(BIN)/python
 
 install: $(BIN)/.installed

@@ -63,7 +63,8 @@ void launch(const char* op, void (*kernel)(P...), const Grid& grid, typename Sam
   }
   if (error == cudaSuccess) {
     void* pointers[] = {&arguments...};
-    error = cudaLaunchKernel(kernel, grid.blocks, grid.threads, pointers, grid.shared_bytes, grid.stream);
+    const void* code = reinterpret_cast<const void*>(kernel);  // CUDA 12.4 takes no kernel of any type here
+    error = cudaLaunchKernel(code, grid.blocks, grid.threads, pointers, grid.shared_bytes, grid.stream);
   }
   check(op, error);
 #endif

@@ -159,6 +159,18 @@ def test_gradients_of_extreme_logits(dtype: torch.dtype, gamma: float, host: Any
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_the_largest_logits(dtype: torch.dtype, gamma: float, host: Any, guarded: Guard) -> None:
+    largest = torch.finfo(dtype).max
+    logits, targets, rows = extremes(dtype, [-largest, 0, largest])
+    assert all(grad.isfinite().all() for grad in evaluate_host(host, guarded, (logits, targets, rows, rows), gamma)[2:])
+    logits *= 0.4  # the difference of two is a number as well
+    for i in range(len(logits)):
+        found = evaluate_host(host, guarded, (logits[i : i + 1], targets[i : i + 1], rows[:1], rows[:1]), gamma)
+        assert all(tensor.isfinite().all() for tensor in found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_quite_wrong_still_learns(dtype: torch.dtype, host: Any, guarded: Guard) -> None:
     row, none = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
     missed = torch.tensor([[-1e4, 1e4]], dtype=dtype), torch.ones(1, 1, dtype=dtype), row, none
