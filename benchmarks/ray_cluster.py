@@ -3,7 +3,9 @@
     python -m benchmarks.ray_cluster RUN RECORDINGS
 
 prints two tables: what was measured here, with a core a worker; and what follows for more nodes. It follows from the
-processor time that a recording takes, so that whatever else this machine does counts for little there.
+processor time that a recording takes, so that whatever else this machine does counts for little there. Take a thousand
+recordings or more: what the driver does once is counted with what it does for each. RAY_worker_niceness=0 lets workers
+compute beside other work.
 """
 
 from __future__ import annotations
