@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, TypeAlias
@@ -22,7 +23,11 @@ from potloc_fast.config.schema import Device
 from potloc_fast.data import Grid, Recording
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.grid import FPS_RANGE
+from potloc_fast.data.inputs import makes_snippets
 from potloc_fast.data.recording import Features, JoinedFeatures, blocks, feature_faults
+from potloc_fast.data.signals.live import Cutter
+from potloc_fast.data.signals.source import windows_of
+from potloc_fast.data.signals.windows import Windows
 from potloc_fast.engine.detect import LONGEST_PASS, Rules, detect
 from potloc_fast.engine.device import float32_products, pick_device
 from potloc_fast.engine.run import Model, Run
@@ -268,14 +273,35 @@ class Detector:
             )
             yield fused(section.pyramid.levels()[0][0][0, own])[: len(features)]
 
-    def stream(self, name: str = "stream", section: int | None = None) -> Stream:
-        """Begin to detect in snippets that come one after the other, without an end.
+    def stream(self, name: str = "stream", section: int | None = None, rate_hz: float | None = None) -> Stream:
+        """Begin to detect in snippets or samples that come one after the other, without an end.
 
         Args:
             name: of the recording in the detections.
             section: snippets of a section, which decide the latency; by default as the detector has it.
+            rate_hz: samples a second, if samples are pushed: where the model was trained on raw recordings, their
+                windows are cut as in files. By default snippets are pushed.
+
+        Raises:
+            InputError: the model was not trained on raw recordings, or `rate_hz` is no rate.
         """
-        return Stream(self, name, self.section if section is None else section)
+        return Stream(self, name, self.section if section is None else section, rate_hz)
+
+    def windows(self) -> Windows | None:
+        """How it makes snippets of samples, where the model was trained on raw recordings.
+
+        Raises:
+            InputError: it was also said how long a snippet lasts.
+        """
+        data = self.config.data
+        if not makes_snippets(data):
+            return None
+        if self.snippet_sec is not None:
+            raise InputError(
+                f"snippet_sec: expected none, as the run makes snippets of {data.windows.stride_sec:g} s itself, got "
+                f"{self.snippet_sec:g}"
+            )
+        return windows_of(data.windows)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -291,40 +317,58 @@ class Stream:
     """Detection in a recording that comes piece by piece.
 
     What `push` and `close` give together is what a detector with the same `section` gives for the whole recording,
-    however it is cut into pieces. The memory that it takes depends on `section` alone, and so does the latency. One
-    thread at a time may push.
+    however it is cut into pieces; of samples, up to how sums round. Memory and latency depend on `section` and on the
+    length of a window alone. One thread at a time may push.
 
     Args:
         detector: what detects.
         name: of the recording in the detections.
         section: snippets of a section.
+        rate_hz: samples a second, if samples are pushed.
     """
 
-    def __init__(self, detector: Detector, name: str, section: int) -> None:
+    def __init__(self, detector: Detector, name: str, section: int, rate_hz: float | None = None) -> None:
         if section < 1:
             raise ValueError(f"Stream: section must be 1 or more snippets, got {section}")
-        self._detector, self._name, self._section = detector, name, section
-        self._sections = detector._rules.sections(section)
-        self._pushed = 0
+        self._detector, self._name, self._section, self._rate_hz = detector, name, section, rate_hz
         if detector.grid is None:
             detector.recording(name, np.zeros((1, detector.features), np.float32))  # says what is missing
         self._grid = detector.grid or Grid(1, 1, 1)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._sections = self._detector._rules.sections(self._section)
+        self._cutter = None if self._rate_hz is None else self._cutter_of(self._rate_hz)
+        self._pushed = 0
+
+    def _cutter_of(self, rate_hz: float) -> Cutter:
+        windows = self._detector.windows()
+        if windows is None:
+            raise InputError(
+                f"rate_hz: expected none, as {self._detector.source} was trained on snippets, not on raw recordings, "
+                f"got {rate_hz:g}"
+            )
+        if not 0 < rate_hz < math.inf:
+            raise InputError(f"rate_hz: expected samples a second, got {rate_hz:g}")
+        return Cutter(windows, self._detector.features // windows.width(1), rate_hz)
 
     @property
     def latency(self) -> int:
         """A detection is given after so many snippets at most from the one that its centre lies in."""
-        return self._sections.latency
+        lag = 0 if self._cutter is None else math.ceil(self._cutter.lag_sec / self._grid.snippet_sec)
+        return self._sections.latency + lag
 
     @property
     def latency_sec(self) -> float:
         """The same in seconds."""
         return self.latency * self._grid.snippet_sec
 
-    def push(self, snippets: ArrayLike | Tensor) -> list[Detection]:
-        """Take the next snippets.
+    def push(self, values: ArrayLike | Tensor) -> list[Detection]:
+        """Take the next snippets, or the next samples if the stream was given their rate.
 
         Args:
-            snippets: `[n, F]`, or one snippet `[F]`.
+            values: snippets `[n, F]`, or one snippet `[F]`; samples `[n, C]`, or one sample `[C]`, or `[n]` of a single
+                channel.
 
         Returns:
             Detections that are final now, by section and falling score.
@@ -332,25 +376,32 @@ class Stream:
         Raises:
             InputError: a snippet has another width, or a value is not finite; the stream is as it was before.
         """
-        if isinstance(snippets, Tensor):
-            snippets = snippets.detach().cpu().numpy()
-        values = np.array(snippets, dtype=np.float32, ndmin=2)  # a copy: callers fill the same array again
-        if not len(values):
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().numpy()
+        pushed = np.array(values, dtype=np.float32)  # a copy: callers fill the same array again
+        if pushed.ndim < 2:
+            pushed = pushed.reshape(-1, 1) if self._cutter is not None and self._cutter.channels == 1 else pushed[None]
+        if not len(pushed):
             return []
-        self._detector.check(Recording(f"{self._name} from snippet {self._pushed} on", values, self._grid, "test"))
-        self._pushed += len(values)
-        return self._found(self._sections.push(values))
+        if self._cutter is None:
+            place = f"{self._name} from snippet {self._pushed} on"
+            self._detector.check(Recording(place, pushed, self._grid, "test"))
+            snippets = pushed
+        else:
+            snippets = self._cutter.push(pushed, f"{self._name} from sample {self._pushed} on")
+        self._pushed += len(pushed)
+        return self._found(self._sections.push(snippets))
 
     def close(self) -> list[Detection]:
-        """Say that no snippets come any more.
+        """Say that nothing comes any more.
 
         Returns:
             The detections that are left.
         """
-        left = self._sections
-        self._sections = self._detector._rules.sections(self._section)
-        self._pushed = 0
-        return self._found(left.close())
+        left, cutter = self._sections, self._cutter
+        last = [] if cutter is None else left.push(cutter.close(self._name))
+        self._begin()
+        return self._found(chain(last, left.close()))
 
     def _found(self, sections: Iterable[Section]) -> list[Detection]:
         detector, found = self._detector, []

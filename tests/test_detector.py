@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from potloc_fast import Detector
 from potloc_fast.config import Config, load_config
-from potloc_fast.config.schema import DetectConfig
+from potloc_fast.config.schema import DetectConfig, FolderData, WindowsConfig
 from potloc_fast.data import Grid
+from potloc_fast.data.signals.windows import Windows
 from potloc_fast.engine import sections
+from potloc_fast.engine.predict import sources_in
 from potloc_fast.engine.sections import Sections
 from potloc_fast.errors import InputError
 from potloc_fast.models import BaseModel, POTLoc, Pyramid
@@ -168,6 +171,98 @@ def test_a_stream_gives_what_the_whole_recording_gives(section: int, proposals: 
         found += stream.close()
         assert sorted(found) == expected
         assert (early > 0) == (section < 200)
+
+
+def of_windows(windows: Windows, channels: int = 3, **rules: object) -> Detector:
+    """A detector of a run on raw recordings."""
+    torch.manual_seed(0)
+    base = config(**rules)
+    assert isinstance(base.data, FolderData)
+    cut = WindowsConfig.model_validate(vars(windows))
+    base = base.model_copy(update={"data": base.data.model_copy(update={"windows": cut})})
+    boundaries = base.detect.proposals == "boundaries"
+    width = windows.width(channels)
+    model = POTLoc(width, len(CLASSES), **SMALL, boundary_head=boundaries)  # type: ignore[arg-type]
+    return Detector(base, CLASSES, width, Grid(1 / windows.stride_sec, 1, 1), model)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        Windows(0.1, 0.1, "raw", 50),
+        Windows(0.5, 0.1, "raw", 50),
+        Windows(0.06, 0.12, "statistics", 50),
+        Windows(0.4, 0.1, "statistics", 50),
+    ],
+)
+def test_a_stream_of_samples_gives_what_the_file_gives(windows: Windows, tmp_path: Path) -> None:
+    of, rng = of_windows(windows), np.random.default_rng(0)
+    samples = np.cumsum(rng.standard_normal((1700, 3)), axis=0, dtype=np.float32) / 4
+    np.save(tmp_path / "belt.npy", samples)
+    of.section = 64
+    ((name, source),) = sources_in(of, [tmp_path / "belt.npy"])
+    wanted = of(of.recording(name, source.load()))
+    assert len(wanted) > 10
+    for most in (1, 300):
+        stream, found, first, early = of.stream("belt", rate_hz=50), [], 0, 0
+        while first < len(samples):
+            size = int(rng.integers(1, most + 1))
+            found += stream.push(samples[first : first + size] if size > 1 else samples[first])
+            first, early = first + size, len(found)
+        found += stream.close()
+        assert early > 0
+        found, ours = (sorted(each, key=lambda d: (d.label, *np.round(d[2:4], 3))) for each in (found, wanted))
+        if windows.features == "raw":
+            assert found == ours
+        assert [d[:2] for d in found] == [d[:2] for d in ours]
+        np.testing.assert_allclose([d[2:] for d in found], [d[2:] for d in ours], rtol=1e-4, atol=1e-4)
+
+
+def test_the_latency_of_samples_counts_what_a_window_reads_on() -> None:
+    of = of_windows(Windows(1.0, 0.1, "raw", 50))
+    samples = np.cumsum(np.random.default_rng(0).standard_normal((3000, 3)), axis=0, dtype=np.float32) / 4
+    stream = of.stream(section=64, rate_hz=50)
+    waited = 0.0
+    for count, sample in enumerate(samples, 1):
+        for found in stream.push(sample):
+            waited = max(waited, count / 50 - (found.start_sec + found.end_sec) / 2)
+    snippets = of.stream(section=64)
+    assert stream.latency == snippets.latency + 5
+    assert snippets.latency_sec - 6.4 < waited <= stream.latency_sec
+
+
+def test_one_channel_comes_as_numbers() -> None:
+    stream = of_windows(Windows(0.1, 0.1, "raw", 500), channels=1).stream(section=32, rate_hz=500)
+    samples = np.cumsum(np.random.default_rng(0).standard_normal(9000), dtype=np.float32)
+    found = stream.push(samples) + stream.close()
+    assert found
+    assert stream.push(samples[:, None]) + stream.close() == found
+
+
+def test_samples_are_refused_where_there_are_no_windows() -> None:
+    of = detector()
+    with pytest.raises(InputError, match=r"^rate_hz: expected none, as detector was trained on snippets, .*, got 50$"):
+        of.stream(rate_hz=50)
+    of = of_windows(Windows(0.1, 0.1, "raw", 50))
+    for bad in (0, -1, np.nan, np.inf):
+        with pytest.raises(InputError, match=r"^rate_hz: expected samples a second, got "):
+            of.stream(rate_hz=bad)
+    of.snippet_sec = 1
+    with pytest.raises(InputError, match=r"^snippet_sec: expected none, as the run makes snippets of 0.1 s itself"):
+        of.stream(rate_hz=50)
+
+
+def test_samples_that_cannot_be_used_are_refused_and_leave_the_stream_as_it_was() -> None:
+    of = of_windows(Windows(0.1, 0.1, "raw", 50))
+    samples = np.cumsum(np.random.default_rng(0).standard_normal((900, 3)), axis=0, dtype=np.float32) / 4
+    stream = of.stream("belt", 32, rate_hz=50)
+    found = stream.push(samples[:401])
+    for bad in (np.zeros(5), np.zeros((2, 7)), np.full((1, 3), np.nan), np.zeros((1, 2, 3))):
+        with pytest.raises(InputError, match=r"^belt from sample 401 on: expected"):
+            stream.push(bad)
+    found += stream.push(samples[401:]) + stream.close()
+    again = of.stream("belt", 32, rate_hz=50)
+    assert found == again.push(samples) + again.close()
 
 
 def test_a_stream_forgets(monkeypatch: pytest.MonkeyPatch) -> None:

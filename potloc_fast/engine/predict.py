@@ -94,13 +94,9 @@ def sources_in(detector: Detector, paths: Sequence[Path], trusted: bool = False)
     Raises:
         InputError: a format is not known, or a file can't be opened.
     """
-    data = detector.config.data
-    if paths and detector.snippet_sec is not None and makes_snippets(data):
-        raise InputError(
-            f"snippet_sec: expected none, as the run makes snippets of {data.windows.stride_sec:g} s itself, got "
-            f"{detector.snippet_sec:g}"
-        )
-    return inputs_of(data, paths, trusted=trusted)
+    if paths:
+        detector.windows()  # beside which snippet_sec is refused
+    return inputs_of(detector.config.data, paths, trusted=trusted)
 
 
 def is_input(detector: Detector, path: Path) -> bool:

@@ -89,6 +89,18 @@ class Joined:
         return np.concatenate([np.asarray(part[begin:end], np.float32) for part in self.parts], axis=1)
 
 
+def same_rate(given_hz: float, rate_hz: float) -> bool:
+    """Whether samples at one rate need not be brought to another."""
+    return abs(given_hz - rate_hz) <= NEAR * rate_hz
+
+
+def at_rate(samples: Samples, given_hz: float, rate_hz: float) -> Samples:
+    """Bring samples of one rate to another."""
+    if same_rate(given_hz, rate_hz):
+        return samples
+    return Resampled(samples, float(given_hz), rate_hz, int(samples.shape[0] / given_hz * rate_hz + 1e-6))
+
+
 def usual_rate(time_sec: NDArray[np.float64]) -> float:
     """Samples a second while there are any: gaps are left out."""
     steps = np.diff(time_sec)
@@ -180,9 +192,7 @@ def align(signals: Sequence[Signal], rate_hz: float) -> Samples:
             _check_filled(signal, length, rate_hz)
             made = int(length * rate_hz + 1e-6) + 1
             parts.append(Resampled(signal.samples, even(signal.time_sec - start), rate_hz, made))
-        elif abs(rate - rate_hz) <= NEAR * rate_hz:
-            parts.append(signal.samples)
         else:
             _check_filled(signal, count / rate, rate_hz)
-            parts.append(Resampled(signal.samples, float(rate), rate_hz, int(count / rate * rate_hz + 1e-6)))
+            parts.append(at_rate(signal.samples, rate, rate_hz))
     return parts[0] if len(parts) == 1 else Joined(tuple(parts))

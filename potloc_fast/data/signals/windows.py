@@ -75,11 +75,13 @@ class Windows:
         each = {"raw": self.length, "statistics": 5 + len(octaves(self.length)), "log-mel": mel_bands(self.length)}
         return channels * each[self.features]
 
-    def cut(self, samples: Samples) -> Iterator[Floats]:
+    def cut(self, samples: Samples, begin: int = 0, end: int | None = None) -> Iterator[Floats]:
         """Make the snippets `[T, F]`, block by block.
 
         Args:
             samples: `[N, C]`.
+            begin: the first snippet to make.
+            end: the one after the last; by default all are made.
 
         Yields:
             Blocks of consecutive snippets, `[n, F]`.
@@ -88,9 +90,9 @@ class Windows:
         transform = self._transform(channels)
         sizes = (self.width(channels), channels * self.stride_sec * self.rate_hz, 4 * channels)
         rows = max(1, int(BYTES / 4 / max(sizes)))
-        count = self.count(total)
-        for begin in range(0, count, rows):
-            first = self.first(np.arange(begin, min(begin + rows, count)))
+        end = self.count(total) if end is None else end
+        for number in range(begin, end, rows):
+            first = self.first(np.arange(number, min(number + rows, end)))
             low, high = int(first[0]), int(first[-1]) + self.length
             inside = slice(min(max(low, 0), total - 1), max(min(high, total), 1))
             block = np.asarray(intact(samples[inside]), dtype=np.float32)
