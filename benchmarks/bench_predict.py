@@ -25,7 +25,7 @@ from benchmarks.peers.model import ReleasedPOTLoc
 from benchmarks.peers.nms import numpy_soft_nms
 from benchmarks.peers.proposals import released_proposals
 from potloc_fast.config import load_config
-from potloc_fast.config.schema import FolderData
+from potloc_fast.config.schema import FolderData, GridConfig
 from potloc_fast.data.dataset import whole
 from potloc_fast.data.grid import Grid
 from potloc_fast.data.layouts import read_listing
@@ -48,7 +48,7 @@ def hapt_test_split(device: str = "cpu") -> Work:
         need_gpu()
     if not HAPT.is_file():
         raise Unavailable("../shared/data/hapt/hapt_uci.zip is not there")
-    dataset = read_listing(FolderData(layout="hapt", root=HAPT)).open()
+    dataset = read_listing(FolderData(layout="hapt", root=HAPT, grid=GridConfig(window=50))).open()
     config = load_config("hapt")
     rules, ratio = config.detect, config.loss.topk_ratio
     assert rules.class_thresholds is not None

@@ -15,7 +15,7 @@ import torch
 import potloc_fast.cli
 from potloc_fast import Detector
 from potloc_fast.config import load_config
-from potloc_fast.config.schema import FolderData
+from potloc_fast.config.schema import FolderData, GridConfig
 from potloc_fast.data import Dataset, Grid, Recording
 from potloc_fast.data.layouts import read_listing
 from potloc_fast.data.recording import Instance
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def features(shared_data: Path) -> np.ndarray:
     """A recording of HAPT's."""
-    listing = read_listing(FolderData(layout="hapt", root=shared_data / "hapt" / "hapt_uci.zip"))
+    listing = read_listing(FolderData(layout="hapt", root=shared_data / "hapt" / "hapt_uci.zip", grid=GridConfig(window=50)))
     return np.array(listing.entries[0].open().features)
 
 
