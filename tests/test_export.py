@@ -50,7 +50,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def features(shared_data: Path) -> np.ndarray:
     """A recording of HAPT's."""
-    listing = read_listing(FolderData(layout="hapt", root=shared_data / "hapt" / "hapt_uci.zip", grid=GridConfig(window=50)))
+    listing = read_listing(
+        FolderData(layout="hapt", root=shared_data / "hapt" / "hapt_uci.zip", grid=GridConfig(window=50))
+    )
     return np.array(listing.entries[0].open().features)
 
 
