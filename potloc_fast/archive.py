@@ -433,10 +433,10 @@ class Archive:
         log.flush()
 
     def _draw(self, recording: Recording, found: Segments, path: Path) -> None:
-        from potloc_fast.plots import plot_recording
+        from potloc_fast.plots import draw
 
         try:
-            plot_recording(recording, self.detector.classes, self.detector.scores(recording), found, path)
+            draw(self.detector, recording, found, path)
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             print(f"warning: {path}: a picture was left out: {reason}", file=sys.stderr)

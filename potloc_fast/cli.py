@@ -223,7 +223,7 @@ def predict(
     from potloc_fast.evaluation import write_detections
     from potloc_fast.files import replaceable
     from potloc_fast.formats import format_for
-    from potloc_fast.plots import plot_recording
+    from potloc_fast.plots import draw
 
     if min_score is not None and math.isnan(min_score):
         raise InputError("--min-score: expected a number, got nan")
@@ -252,7 +252,7 @@ def predict(
         console.print(_detection_table(shown, index))
         if replaceable(output):  # beside a pipe or a device no picture is wanted
             with _picture(output.with_name(f"{output.stem}_{file_name(recording.id)}.png")) as picture:
-                plot_recording(recording, detector.classes, detector.scores(recording), detections, picture)
+                draw(detector, recording, detections, picture)
                 print(f"picture: {picture}")
     print(f"{len(detections)} detections: {written}")
     if len(shown) < len(found):
@@ -745,7 +745,7 @@ def _plot_recordings(run: Run, recordings: Sequence[Recording], form: str = "png
     """Figure 2 for each of these recordings."""
     from potloc_fast.detector import Detector
     from potloc_fast.engine.distributed import rank
-    from potloc_fast.plots import plot_recording
+    from potloc_fast.plots import draw
     from potloc_fast.pseudo_labels import read_pseudo_labels
 
     detector = Detector.load(run)
@@ -756,7 +756,7 @@ def _plot_recordings(run: Run, recordings: Sequence[Recording], form: str = "png
     labels = read_pseudo_labels(path).segments if path.is_file() else None
     for recording in recordings:
         with _picture(run.folder / "plots" / f"{recording.subset}_{file_name(recording.id)}.{form}") as picture:
-            plot_recording(recording, run.classes, detector.scores(recording), detections, picture, labels)
+            draw(detector, recording, detections, picture, labels)
             print(f"picture: {picture}")
 
 

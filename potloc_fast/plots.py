@@ -23,9 +23,11 @@ from potloc_fast.files import atomic, read_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from potloc_fast.detector import Detector
     from potloc_fast.engine.ablate import Outcome
     from potloc_fast.engine.quality import Quality
 
+LONGEST = 1 << 17  # snippets that are drawn: some 60 to a pixel
 SHOWN_HITS = 30  # classes with their points and detections
 SHOWN_CLASSES = 8  # more rows than this can't be told apart on one page
 KIND_COLOURS = {  # told apart by the colour-blind, too
@@ -133,6 +135,23 @@ def plot_losses(metrics: str | Path, output: str | Path | None = None) -> Figure
 
 
 @_drawing()
+def draw(
+    detector: Detector,
+    recording: Recording,
+    detections: Segments,
+    output: str | Path,
+    pseudo_labels: Segments | None = None,
+) -> None:
+    """Draw a recording as `plot_recording` does, with the scores that a detector gives.
+
+    Raises:
+        InputError: the recording is too long for a picture, which would take more time and memory than detecting.
+    """
+    if len(recording.features) > LONGEST:
+        raise InputError(f"{len(recording.features):,} snippets are more than a picture can show, {LONGEST:,}")
+    plot_recording(recording, detector.classes, detector.scores(recording), detections, output, pseudo_labels)
+
+
 def plot_recording(
     recording: Recording,
     classes: Sequence[str],

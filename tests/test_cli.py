@@ -342,6 +342,19 @@ def test_a_picture_that_fails_is_a_warning(
     assert f"everything is in {tmp_path / 'run'}" in out
 
 
+def test_no_picture_is_drawn_of_a_recording_that_is_too_long(
+    call: Call, trained: Run, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potloc_fast.plots.LONGEST", 10)
+    snippets = len(np.load(recording))
+    because = f"a picture was left out: {snippets} snippets are more than a picture can show, 10\n"
+    for where in (("-o", tmp_path / "out.json"), ("--into", tmp_path / "into", "--plots")):
+        status, _, err = call("predict", trained.folder, recording, *where)
+        assert status == 0
+        assert because in err
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_plot_draws_any_recording(call: Call, trained: Run) -> None:
     name = json.loads((trained.folder / "ground_truth.json").read_text())["database"]
     chosen = [next(video for video in name if name[video]["subset"] == subset) for subset in ("train", "test")]
