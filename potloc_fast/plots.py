@@ -134,7 +134,6 @@ def plot_losses(metrics: str | Path, output: str | Path | None = None) -> Figure
     return _saved(figure, output)
 
 
-@_drawing()
 def draw(
     detector: Detector,
     recording: Recording,
@@ -152,6 +151,7 @@ def draw(
     plot_recording(recording, detector.classes, detector.scores(recording), detections, output, pseudo_labels)
 
 
+@_drawing()
 def plot_recording(
     recording: Recording,
     classes: Sequence[str],
