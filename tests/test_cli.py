@@ -794,7 +794,7 @@ def test_predict_to_an_annotation_tool(call: Call, trained: Run, recording: Path
     other = tmp_path / "run 2.npy"
     shutil.copyfile(recording, other)
     expected = potloc_fast.predict(trained, [recording])
-    least = float(np.median(expected.score))
+    least = float(np.median(expected.score)) * (1 - 1e-5)  # two in a batch may round differently from one alone
     expected = expected.take(expected.score >= least)
     output = tmp_path / "out" / f"found{suffix}"
     status, out, err = call("predict", trained.folder, recording, other, "-o", output, "--min-score", least)

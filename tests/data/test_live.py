@@ -46,6 +46,8 @@ def test_pieces_give_what_the_whole_gives(data: st.DataObject) -> None:
     if features == "raw" and come == rate:
         np.testing.assert_array_equal(snippets, wanted)
     else:
+        if features == "log-mel":  # a faint band beside loud ones rounds as they do
+            snippets, wanted = np.exp(snippets), np.exp(wanted)
         np.testing.assert_allclose(snippets, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max(initial=1))
 
 
