@@ -33,7 +33,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fused": ("hapt_boundaries", HEAD),
     "thresholds": ("hapt", PLAIN),
     "one round": ("own", ("rounds=1",)),
-    "ceiling": ("own", ("supervision=ground-truth", "loss.radius=null", "rounds=1")),
+    "ceiling": ("own", ("supervision=ground-truth", "loss.radius=null")),
 }
 HELD_OUT = 4  # every fourth person
 

@@ -23,6 +23,7 @@ SMALL = ("data.recordings=5", "train.epochs=3", "train.batch_size=2", "base.trai
         (("base",), ("base.train.stop_epoch=1",), 1),
         (("potloc",), (), 9),
         (("base", "potloc", "detect"), ("rounds=3",), 2 + 21),
+        (("potloc",), ("rounds=3", "supervision=ground-truth"), 9),
         (("pseudo-labels",), (), 0),
         (("pseudo-labels",), ("pseudo_labels.variant=aligned",), 16 * align.STEPS),
     ],

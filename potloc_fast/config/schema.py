@@ -458,7 +458,7 @@ class Config(Section):
     """What the POTLoc model learns from; all but the first are there for comparison."""
     rounds: PositiveInt = 1
     """Rounds of training the POTLoc model. From the second on, pseudo-labels come from the proposals of the round
-    before. All but the last take half the epochs."""
+    before. All but the last take half the epochs. Other supervisions have one round."""
     backbone: Literal["transformer", "convolutions"] = "transformer"
     """The POTLoc model, or, for comparison, a base model in its place, as `base.model` describes it."""
     data: Annotated[FolderData | SyntheticData, Field(discriminator="layout")]

@@ -130,8 +130,12 @@ class Run:
 
     @property
     def rounds(self) -> tuple[Stage, ...]:
-        """The stages in which a POTLoc model is trained, each but the first on labels that the one before made."""
-        return (*(f"round_{number}" for number in range(1, self.config.rounds)), "potloc")
+        """The stages in which a POTLoc model is trained, each but the first on labels that the one before made.
+
+        There is one where no such labels are learned from.
+        """
+        rounds = self.config.rounds if self.config.supervision == "pseudo-labels" else 1
+        return (*(f"round_{number}" for number in range(1, rounds)), "potloc")
 
     @property
     def pseudo_labels(self) -> Path:
