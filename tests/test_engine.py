@@ -604,6 +604,24 @@ def test_rounds_learn_from_the_round_before(run: Run, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in weights(resumed, "potloc").items())
 
 
+def test_labels_of_a_later_round_come_from_a_head_and_from_thresholds(tmp_path: Path) -> None:
+    changes = ("rounds=2", "train.epochs=2", "base.train.epochs=1", "model.boundary_head=true")
+    run = potloc_fast.train(tiny(*changes, "detect.proposals=boundaries", "detect.nms.voting=0.5"), tmp_path)
+    recordings, model = load_dataset(run.config).subset("train"), run.load("round_1")
+    nms = run.config.detect.nms.model_copy(update={"voting": None})
+    rules = [
+        run.config.detect.model_copy(update={"proposals": kind, "nms": nms}) for kind in ("boundaries", "thresholds")
+    ]
+    head, cut = (detect(model, recordings, run.classes, own, run.config.loss.topk_ratio) for own in rules)
+    written = read_detections(tmp_path / "round_1" / "proposals.json")
+    assert len(head)
+    assert len(cut)
+    wanted = [pair for found in (head, cut) for pair in zip(found.start_sec, found.end_sec, found.score, strict=True)]
+    np.testing.assert_allclose(
+        sorted(zip(written.start_sec, written.end_sec, written.score, strict=True)), sorted(wanted)
+    )
+
+
 def test_what_a_supervision_needs_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"proposals\.json: expected what the step base writes"):
         potloc_fast.train(tiny("supervision=proposals"), tmp_path, ["potloc"])

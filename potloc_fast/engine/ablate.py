@@ -213,7 +213,7 @@ def ablate(
     ]
     folders = [out / study / arm.folder / f"seed_{seed}" for arm, seed, _ in runs]
     bases = {base_folder(out, changed): _base_config(changed) for _, _, changed in runs if changed.uses_base}
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)  # cores that this process may use
     failures: list[str] = []
     context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
     numbers = context.SimpleQueue()

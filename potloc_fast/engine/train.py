@@ -15,7 +15,7 @@ import torch
 
 from potloc_fast.config import Config, load_config
 from potloc_fast.config.load import leaves
-from potloc_fast.config.schema import SyntheticData, TrainConfig
+from potloc_fast.config.schema import DetectConfig, SyntheticData, TrainConfig
 from potloc_fast.data import Dataset, Recording
 from potloc_fast.data.dataset import LabelledSegments, TrainingSet
 from potloc_fast.data.derive import derive
@@ -228,7 +228,7 @@ def _run_steps(
             _train_stage(run, stage, dataset, data, resume, device)
             if stage != "potloc":
                 labels = run.folder / stage / "pseudo_labels.json"
-                once(write_detections, run.folder / stage / "proposals.json", _detect(run, stage, recordings, device))
+                once(write_detections, run.folder / stage / "proposals.json", _propose(run, stage, recordings, device))
                 once(_write_pseudo_labels, run, stage, recordings, labels)
     if "detect" in steps:
         for stage in STAGES:
@@ -395,6 +395,25 @@ def _digest(run: Run, stage: Stage, data: TrainingSet) -> str:
     return digest.hexdigest()
 
 
-def _detect(run: Run, stage: Stage, recordings: Sequence[Recording], device: torch.device) -> Segments:
+def _detect(
+    run: Run, stage: Stage, recordings: Sequence[Recording], device: torch.device, rules: DetectConfig | None = None
+) -> Segments:
     section, model = run.section(stage), run.load(stage).to(device)
-    return detect(model, recordings, run.classes, section.detect, section.loss.topk_ratio, run.config.engine.precision)
+    rules = rules or section.detect
+    return detect(model, recordings, run.classes, rules, section.loss.topk_ratio, run.config.engine.precision)
+
+
+def _propose(run: Run, stage: Stage, recordings: Sequence[Recording], device: torch.device) -> Segments:
+    """What the labels of the next round are made from: a boundary head's proposals, and with them those of thresholds.
+
+    The two err differently, and each proposal is a measurement of its own, so that NMS does not average them.
+    """
+    rules = run.section(stage).detect
+    unvoted = rules.nms.model_copy(update={"voting": None})
+    found = [
+        _detect(run, stage, recordings, device, rules.model_copy(update={"proposals": kind, "nms": unvoted}))
+        for kind in dict.fromkeys((rules.proposals, "thresholds"))
+    ]
+    columns = ("video", "label", "start_sec", "end_sec", "score")
+    pooled = (np.concatenate([getattr(part, column) for part in found]) for column in columns)
+    return Segments(found[0].videos, found[0].labels, *pooled)
