@@ -68,8 +68,7 @@ def test_labels_find_the_boundaries_however_much_background_there_is(
     assert np.median(overlaps(dataset, aligned(dataset))) > 0.7
 
 
-def test_labels_that_end_elsewhere_tell_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "STEPS", 50)
+def test_labels_that_end_elsewhere_tell_less() -> None:
     dataset = draw_points(recordings(0.5), "gaussian", seed=0)
     learner = alignment._Learner(dataset, 2, 0, torch.device("cpu"), Progress("align", 1, shown=False))
     chains = list(alignment._chains(dataset, collect_points(dataset.recordings, dataset.classes)))

@@ -20,6 +20,7 @@ from potloc_fast.pseudo_labels import Points, PseudoLabels
 
 ROUNDS = 6
 STEPS = 100  # of training in a round
+REACH = 3  # snippets to either side that the classifier sees
 BATCH, CROP = 16, 256  # crops in a step, snippets in a crop
 RATE = 1e-3
 FIRST_REACH = 0.25  # of the way to its neighbours, and of the usual way, that a segment reaches at first
@@ -221,14 +222,15 @@ def _information(learner: _Learner, chains: Sequence[_Chain], segments: Sequence
 
     It is the mean of ln p(y | x) - ln pi_y over the snippets, a lower bound of the mutual information of features and
     labels. Labels that take in what looks otherwise, or leave out what looks alike, are harder to tell; labels that
-    shrink to little hold little to be told. 0 with one recording.
+    shrink to little hold little to be told. 0 with one recording. The classifier sees one snippet at a time: with its
+    neighbours, it could tell where a wrong boundary lies as well as where a right one does.
     """
     recordings = {chain.recording.id: chain.recording for chain in chains}
     targets = _targets(chains, segments, learner.classes)
     share = _log_shares(targets, learner.classes)
     halves, told, snippets = (list(targets)[::2], list(targets)[1::2]), 0.0, 0
     for learned, other in (halves, halves[::-1]) if halves[1] else ():
-        model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS)
+        model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS, reach=0)
         for name in other:
             own = targets[name]
             p = learner.classify(model, recordings[name])[np.arange(len(own)), own]
@@ -245,11 +247,13 @@ class _Learner:
         self.progress, self.learned = progress, 0
         self.mean, self.std = (torch.from_numpy(values) for values in dataset.feature_stats("train"))
 
-    def learn(self, recordings: dict[str, Recording], targets: dict[str, Integers], number: int) -> SnippetClassifier:
+    def learn(
+        self, recordings: dict[str, Recording], targets: dict[str, Integers], number: int, reach: int = REACH
+    ) -> SnippetClassifier:
         """Train a new classifier on random crops, each snippet with the same chance."""
         torch.manual_seed(self.seed + number)
         rng = np.random.default_rng((self.seed, number))
-        model = SnippetClassifier(len(self.mean), self.classes)
+        model = SnippetClassifier(len(self.mean), self.classes, reach=reach)
         model.standardize.fit(self.mean, self.std)
         model.to(self.device)
         names = list(targets)

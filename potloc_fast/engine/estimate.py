@@ -40,7 +40,7 @@ def training_sec(run: Run, recordings: Sequence[Recording], steps: Sequence[str]
     if "base" in steps:
         total += _stage_sec(run, "base", recordings, config.base.train, device)
     if "pseudo-labels" in steps and config.pseudo_labels.variant == "aligned":
-        learner = SnippetClassifier(run.features, len(run.classes)).to(device)
+        learner = SnippetClassifier(run.features, len(run.classes), reach=align.REACH).to(device)
         crops = torch.zeros(align.BATCH, align.CROP, run.features, device=device)
         labelled = sum(bool(recording.points) for recording in recordings)
         total += align.classifiers(labelled) * align.STEPS * _pass_sec(learner, crops, None)
