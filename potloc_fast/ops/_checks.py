@@ -15,9 +15,10 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype that autocast asks for on the tensor's device; None where it is off, or unknown to that device."""
+    """The dtype that autocast asks for on the tensor's device; None where it is off, or there are no kernels."""
     kind = tensor.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    # Of torch.amp.is_autocast_available, which would be asked, the compiler of torch 2.10 knows nothing.
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return None
 
