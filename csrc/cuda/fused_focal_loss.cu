@@ -35,8 +35,9 @@ template <typename A>
 constexpr int64_t kTileBytes = 24 * 1024, kMostTileBytes = 47 * 1024;
 // Where w is less than the one, which takes a z less than the other, P is 1, and Q = w = e^-x + e^z may underflow.
 constexpr double kLeast = 1e-20, kFar = -46;
+// Logarithms are no less: a product with one that is rounded must not be infinite, as 0 times it would be NaN.
 template <typename A>
-constexpr A kLowest = std::numeric_limits<A>::lowest();
+constexpr A kLowest = std::numeric_limits<A>::lowest() * A(1 - 1e-6);
 
 // What a block shares; the tile lies behind it.
 template <typename A>
@@ -91,7 +92,7 @@ struct Fused {
       // The larger of e^-x and e^z is taken out of their sum.
       const bool x_leads = x + row.z <= 0;
       const A other = exp_nonpositive(-std::abs(x + row.z)), share = reciprocal(1 + other);
-      log_q = std::fmax(-x, row.z) + log_coarse(1 + other);
+      log_q = std::fmax(std::fmax(-x, row.z) + log_coarse(1 + other), kLowest<A>);
       odds_x = x_leads ? share : other * share;
       odds_z = x_leads ? other * share : share;
     }
