@@ -23,17 +23,16 @@ from potloc_fast.engine.train import load_dataset
 from potloc_fast.evaluation import Evaluation, Segments, evaluate
 from potloc_fast.pseudo_labels import collect_points
 
-LEVELS = {"lambda = 1/2": 0.5, "lambda = 0": 0.0}  # of which `align` takes one
-ARMS: dict[str, dict[str, Any]] = {
-    **{arm: {"LEVELS": (level,)} for arm, level in LEVELS.items()},
-    "lambda = 1": {"LEVELS": (1.0,)},
-    "lambda = 0, no shares": {"LEVELS": (0.0,), "_log_shares": lambda targets, classes: np.zeros(classes + 1)},
-    "lambda = 0, no lengths": {"LEVELS": (0.0,), "DURATION_WEIGHT": 0.0},
+ARMS: dict[str, dict[str, Any]] = {  # with the lambda that `align` takes
+    "no shares": {"_log_shares": lambda targets, classes: np.zeros(classes + 1)},
+    "no lengths": {"DURATION_WEIGHT": 0.0},
+    "half the steps": {"STEPS": alignment.STEPS // 2},
+    "sees one to either side": {"REACH": 1},
+    "sees three": {"REACH": 3},
 }
-TAKEN = "as it is"
 
 
-def score(root: Path, points: str, seed: int, arm: str) -> tuple[Evaluation, float]:
+def score(root: Path, points: str, seed: int, level: float, changes: dict[str, Any]) -> tuple[Evaluation, float]:
     """What the labels of an arm score on the training recordings, and what other recordings tell of them, in nats."""
     dataset = load_dataset(load_config("own", [f"data.root={root}", f"data.points={points}", f"seed={seed}"]))
     trained = [recording for recording in dataset.recordings if recording.subset == "train"]
@@ -44,7 +43,7 @@ def score(root: Path, points: str, seed: int, arm: str) -> tuple[Evaluation, flo
         ]
         for recording in trained
     }
-    with mock.patch.multiple(alignment, **ARMS[arm]):
+    with mock.patch.multiple(alignment, LEVELS=(level,), **changes):
         own = collect_points(trained, dataset.classes)
         labels = alignment.align(dataset, own, seed=seed, device=torch.device("cpu"))
     told = float(re.findall(r"tell (\S+) nats", labels.notes[0])[0])
@@ -53,14 +52,24 @@ def score(root: Path, points: str, seed: int, arm: str) -> tuple[Evaluation, flo
 
 def row(root: Path, points: str, seeds: int) -> list[str]:
     """The cells of a data set."""
-    found = {arm: [score(root, points, seed, arm) for seed in range(seeds)] for arm in ARMS}
-    taken = [max((found[arm][seed] for arm in LEVELS), key=lambda result: result[1]) for seed in range(seeds)]
+    columns: list[list[Evaluation]] = [[] for _ in heads()[1:]]
+    for seed in range(seeds):
+        levels = [score(root, points, seed, level, {}) for level in alignment.LEVELS]
+        taken = alignment.largest_alike([told for _, told in levels])
+        arms = [score(root, points, seed, alignment.LEVELS[taken], changes)[0] for changes in ARMS.values()]
+        results = [levels[taken][0], *(found for found, _ in levels), *arms]
+        for column, result in zip(columns, results, strict=True):
+            column.append(result)
     cells = []
-    for results in (taken, *found.values()):
-        mean = np.array([result.mean for result, _ in results])
-        last = np.mean([result.map[-1] for result, _ in results])
+    for column in columns:
+        mean, last = np.array([result.mean for result in column]), np.mean([result.map[-1] for result in column])
         cells.append(f"{mean.mean():.1f} ± {mean.std():.1f} ({last:.0f})")
     return cells
+
+
+def heads() -> list[str]:
+    """The columns of the table."""
+    return ["data", "as it is", *(f"lambda = {level:g}" for level in alignment.LEVELS), *ARMS]
 
 
 def main() -> None:
@@ -71,8 +80,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/protocol"), help="where data sets are kept")
     options = parser.parse_args()
-    heads = ["data", TAKEN, *ARMS]
-    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    lines = ["| " + " | ".join(heads()) + " |", "| " + " | ".join("---" for _ in heads()) + " |"]
     for entry in options.data:
         name, _, folder = entry.partition("=")
         root = prepare(name, folder or None, False, options.out / "held_out")

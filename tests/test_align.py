@@ -64,11 +64,13 @@ def test_labels_find_the_boundaries_however_much_background_there_is(
     background: float, points: PointDistribution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alignment, "LEVELS", (0.5,))
+    monkeypatch.setattr(alignment, "STEPS", 100)
     dataset = draw_points(recordings(background), points, seed=0)
     assert np.median(overlaps(dataset, aligned(dataset))) > 0.7
 
 
-def test_labels_that_end_elsewhere_tell_less() -> None:
+def test_labels_that_end_elsewhere_tell_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "STEPS", 100)
     dataset = draw_points(recordings(0.5), "gaussian", seed=0)
     learner = alignment._Learner(dataset, 2, 0, torch.device("cpu"), Progress("align", 1, shown=False))
     chains = list(alignment._chains(dataset, collect_points(dataset.recordings, dataset.classes)))
@@ -85,6 +87,14 @@ def test_labels_that_end_elsewhere_tell_less() -> None:
     for shift in ((3, 3), (-3, -3), (3, -3), (-2, 2)):
         assert told(*shift) < right
     assert alignment._information(learner, chains[:1], truth[:1]) == 0
+
+
+def test_the_largest_lambda_is_kept_that_tells_as_much() -> None:
+    assert alignment.largest_alike([0.90, 0.90, 0.70]) == 1
+    assert alignment.largest_alike([0.87, 0.81, 0.73]) == 0
+    assert alignment.largest_alike([0.80, 0.83, 0.81]) == 2
+    assert alignment.largest_alike([0.5]) == 0
+    assert alignment.largest_alike([-0.2, -0.1, -0.3]) == 1
 
 
 def test_the_middle_level_is_half_way_from_a_class_to_the_background_beside_it() -> None:
@@ -121,8 +131,8 @@ def test_every_point_has_a_label_that_holds_it_in_its_place() -> None:
     assert ((labels.segments.score > 0) & (labels.segments.score <= 1)).all()
 
 
-@pytest.mark.usefixtures("short")
-def test_a_single_point_is_enough() -> None:
+def test_a_single_point_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "STEPS", 20)
     dataset = recordings(0.4, count=1, actions=1)
     [recording] = dataset.recordings
     [item] = recording.instances
@@ -135,3 +145,4 @@ def test_a_single_point_is_enough() -> None:
         axis=1,
     )
     assert 0 <= start <= item.start_sec + 0.3 < end <= recording.duration_sec
+    assert labels.notes == ("labels: lambda=0.5, and no other recording tells anything of the label of a snippet",)

@@ -25,7 +25,7 @@ SMALL = ("data.recordings=5", "train.epochs=3", "train.batch_size=2", "base.trai
         (("base", "potloc", "detect"), ("rounds=3",), 2 + 21),
         (("potloc",), ("rounds=3", "supervision=ground-truth"), 9),
         (("pseudo-labels",), (), 0),
-        (("pseudo-labels",), ("pseudo_labels.variant=aligned",), 16 * align.STEPS),
+        (("pseudo-labels",), ("pseudo_labels.variant=aligned",), 24 * align.STEPS),
     ],
 )
 def test_passes_are_counted(

@@ -19,8 +19,8 @@ from potloc_fast.models.snippets import SnippetClassifier
 from potloc_fast.pseudo_labels import Points, PseudoLabels
 
 ROUNDS = 6
-STEPS = 100  # of training in a round
-REACH = 3  # snippets to either side that the classifier sees
+STEPS = 200  # of training in a round
+REACH = 2  # snippets to either side that the classifier sees
 BATCH, CROP = 16, 256  # crops in a step, snippets in a crop
 RATE = 1e-3
 FIRST_REACH = 0.25  # of the way to its neighbours, and of the usual way, that a segment reaches at first
@@ -28,7 +28,9 @@ BLOCK = 1 << 14  # snippets that are classified together: a recording may be lar
 OUTLIERS = 0.01  # a probability that every class has in every snippet, whatever the classifier says
 DURATION_WEIGHT = 3.0  # snippets that follow each other are no independent evidence: their usual length counts for more
 SPREAD = 0.15  # least deviation of the lengths of a class, over the usual length
-LEVELS: tuple[float, ...] = (0.5, 0.0)  # lambda; the first where nothing tells them apart
+LEVELS: tuple[float, ...] = (0.0, 0.5, 1.0)  # lambda, ascending
+UNTOLD = 0.5  # lambda of a single recording, of which no other one can tell
+ALIKE = 0.04  # of the most that other recordings tell: lambdas less apart can't be told from each other
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -70,7 +72,8 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     What goes on beside an action is often like the action, and then belongs to the label as well. m_c is half-way
     between two medians of g_c: in the segments of the class, and in the background within a usual length of them. With
     lambda = 1 a boundary would lie where g passes half of its height, with lambda = 0 it lies where both are equally
-    likely. Labels are drawn for lambda = 0 and 1/2, and those are kept of which other recordings tell more.
+    likely. Labels are drawn for lambda = 0, 1/2 and 1, and the largest is kept of whose labels other recordings tell as
+    much as of any other's: what is half an action, as a window that lies half in it, can be told wherever it belongs.
 
     The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
     their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
@@ -88,22 +91,29 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
         its snippets. A note says which lambda was chosen, and how much they tell.
     """
     chains = list(_chains(dataset, points))
-    best, kept = -np.inf, None
-    with Progress("align", classifiers(len({chain.recording.id for chain in chains}))) as progress:
+    recordings = len({chain.recording.id for chain in chains})
+    levels = LEVELS if recordings > 1 else (UNTOLD,)
+    drawn, told = [], []
+    with Progress("align", classifiers(recordings)) as progress:
         learner = _Learner(dataset, len(points.labels), seed, device, progress)
-        for level in LEVELS:
+        for level in levels:
             segments, found = _align(learner, chains, level)
-            told = _information(learner, chains, segments)
-            if told > best:
-                note = f"labels: lambda={level:g}, and other recordings tell {told:.2f} nats of the label of a snippet"
-                best, kept = told, _pseudo_labels(points, chains, segments, found, note)
-    assert kept is not None
-    return kept
+            told.append(_information(learner, chains, segments))
+            teller = f"other recordings tell {told[-1]:.2f} nats" if recordings > 1 else "no other recording tells anything"
+            note = f"labels: lambda={level:g}, and {teller} of the label of a snippet"
+            drawn.append(_pseudo_labels(points, chains, segments, found, note))
+    return drawn[largest_alike(told)]
+
+
+def largest_alike(told: Sequence[float]) -> int:
+    """The last of the lambdas of whose labels other recordings tell as many nats as of any other's, or nearly."""
+    most = max(told)
+    return max(number for number, nats in enumerate(told) if nats >= most - ALIKE * abs(most))
 
 
 def classifiers(recordings: int) -> int:
     """How many classifiers `align` trains, of STEPS steps each, where so many recordings have points."""
-    return len(LEVELS) * (ROUNDS + 2 * (recordings > 1))
+    return len(LEVELS) * (ROUNDS + 2) if recordings > 1 else ROUNDS
 
 
 def _align(learner: _Learner, chains: Sequence[_Chain], level: float) -> tuple[list[Integers], dict[str, Floats]]:
@@ -114,7 +124,7 @@ def _align(learner: _Learner, chains: Sequence[_Chain], level: float) -> tuple[l
         targets = _targets(chains, segments, learner.classes)
         share = _log_shares(targets, learner.classes)
         duration, precision = _durations(chains, segments, learner.classes, number)
-        model = learner.learn(recordings, targets, number)
+        model = learner.learn(recordings, targets, number, REACH)
         found = {name: learner.classify(model, recording) for name, recording in recordings.items()}
         gain = {}
         for name, p in found.items():
@@ -230,7 +240,7 @@ def _information(learner: _Learner, chains: Sequence[_Chain], segments: Sequence
     share = _log_shares(targets, learner.classes)
     halves, told, snippets = (list(targets)[::2], list(targets)[1::2]), 0.0, 0
     for learned, other in (halves, halves[::-1]) if halves[1] else ():
-        model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS, reach=0)
+        model = learner.learn(recordings, {name: targets[name] for name in learned}, ROUNDS, 0)
         for name in other:
             own = targets[name]
             p = learner.classify(model, recordings[name])[np.arange(len(own)), own]
@@ -248,7 +258,7 @@ class _Learner:
         self.mean, self.std = (torch.from_numpy(values) for values in dataset.feature_stats("train"))
 
     def learn(
-        self, recordings: dict[str, Recording], targets: dict[str, Integers], number: int, reach: int = REACH
+        self, recordings: dict[str, Recording], targets: dict[str, Integers], number: int, reach: int
     ) -> SnippetClassifier:
         """Train a new classifier on random crops, each snippet with the same chance."""
         torch.manual_seed(self.seed + number)
