@@ -21,7 +21,7 @@ from potloc_fast.config import load_config
 from potloc_fast.engine import align as alignment
 from potloc_fast.engine.train import load_dataset
 from potloc_fast.evaluation import Evaluation, Segments, evaluate
-from potloc_fast.pseudo_labels import collect_points
+from potloc_fast.pseudo_labels import PseudoLabels, collect_points
 
 ARMS: dict[str, dict[str, Any]] = {  # with the lambda that `align` takes
     "no shares": {"_log_shares": lambda targets, classes: np.zeros(classes + 1)},
@@ -32,8 +32,10 @@ ARMS: dict[str, dict[str, Any]] = {  # with the lambda that `align` takes
 }
 
 
-def score(root: Path, points: str, seed: int, level: float, changes: dict[str, Any]) -> tuple[Evaluation, float]:
-    """What the labels of an arm score on the training recordings, and what other recordings tell of them, in nats."""
+def score(
+    root: Path, points: str, seed: int, level: float, changes: dict[str, Any]
+) -> tuple[Evaluation, float, PseudoLabels]:
+    """What the labels score on the training recordings, what other recordings tell of them in nats, and the labels."""
     dataset = load_dataset(load_config("own", [f"data.root={root}", f"data.points={points}", f"seed={seed}"]))
     trained = [recording for recording in dataset.recordings if recording.subset == "train"]
     entries = {
@@ -47,7 +49,7 @@ def score(root: Path, points: str, seed: int, level: float, changes: dict[str, A
         own = collect_points(trained, dataset.classes)
         labels = alignment.align(dataset, own, seed=seed, device=torch.device("cpu"))
     told = float(re.findall(r"tell (\S+) nats", labels.notes[0])[0])
-    return evaluate(labels.segments, Segments.from_results({"results": entries})), told
+    return evaluate(labels.segments, Segments.from_results({"results": entries})), told, labels
 
 
 def row(root: Path, points: str, seeds: int) -> list[str]:
@@ -55,9 +57,9 @@ def row(root: Path, points: str, seeds: int) -> list[str]:
     columns: list[list[Evaluation]] = [[] for _ in heads()[1:]]
     for seed in range(seeds):
         levels = [score(root, points, seed, level, {}) for level in alignment.LEVELS]
-        taken = alignment.largest_alike([told for _, told in levels])
+        taken = alignment.choose([told for _, told, _ in levels], [labels for _, _, labels in levels])
         arms = [score(root, points, seed, alignment.LEVELS[taken], changes)[0] for changes in ARMS.values()]
-        results = [levels[taken][0], *(found for found, _ in levels), *arms]
+        results = [levels[taken][0], *(found for found, _, _ in levels), *arms]
         for column, result in zip(columns, results, strict=True):
             column.append(result)
     cells = []

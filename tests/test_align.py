@@ -14,6 +14,7 @@ from potloc_fast.data.points import draw_points
 from potloc_fast.engine import align as alignment
 from potloc_fast.engine.align import align
 from potloc_fast.engine.progress import Progress
+from potloc_fast.evaluation import Segments
 from potloc_fast.pseudo_labels import PseudoLabels, collect_points
 
 GRID = Grid(fps=10, window=1, stride=1)
@@ -89,12 +90,25 @@ def test_labels_that_end_elsewhere_tell_less(monkeypatch: pytest.MonkeyPatch) ->
     assert alignment._information(learner, chains[:1], truth[:1]) == 0
 
 
-def test_the_largest_lambda_is_kept_that_tells_as_much() -> None:
-    assert alignment.largest_alike([0.90, 0.90, 0.70]) == 1
-    assert alignment.largest_alike([0.87, 0.81, 0.73]) == 0
-    assert alignment.largest_alike([0.80, 0.83, 0.81]) == 2
-    assert alignment.largest_alike([0.5]) == 0
-    assert alignment.largest_alike([-0.2, -0.1, -0.3]) == 1
+@pytest.mark.parametrize(
+    ("told", "second_class", "kept"),
+    [
+        ([0.90, 0.90, 0.70], [8, 8, 8], 1),
+        ([0.87, 0.81, 0.73], [8, 8, 8], 0),
+        ([0.80, 0.83, 0.81], [8, 8, 8], 2),
+        ([0.80, 0.80, 0.80], [8, 6, 3], 1),  # with the largest lambda a class withers
+        ([0.70, 0.80, 0.80], [8, 3, 3], 1),  # with each that tells as much: the smallest of them
+        ([-0.2, -0.1, -0.3], [8, 8, 8], 1),
+        ([0.5], [8], 0),
+    ],
+)
+def test_the_largest_lambda_is_kept_that_tells_as_much(told: list[float], second_class: list[int], kept: int) -> None:
+    drawn = []
+    for length in second_class:
+        ends = np.array([10.0, 10, length, length, 1])  # the last one of the second class is of another kind
+        columns = (np.zeros(5, np.int64), np.array([0, 0, 1, 1, 1]), np.zeros(5), ends, np.ones(5))
+        drawn.append(PseudoLabels(Segments(("r",), ("a", "b"), *columns), np.zeros(5), ()))
+    assert alignment.choose(told, drawn) == kept
 
 
 def test_the_middle_level_is_half_way_from_a_class_to_the_background_beside_it() -> None:

@@ -31,6 +31,7 @@ SPREAD = 0.15  # least deviation of the lengths of a class, over the usual lengt
 LEVELS: tuple[float, ...] = (0.0, 0.5, 1.0)  # lambda, ascending
 UNTOLD = 0.5  # lambda of a single recording, of which no other one can tell
 ALIKE = 0.04  # of the most that other recordings tell: lambdas less apart can't be told from each other
+WITHERED = 0.5  # of its usual length with lambda = 0: a class that is shorter has lost more than its borders
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -74,6 +75,7 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     lambda = 1 a boundary would lie where g passes half of its height, with lambda = 0 it lies where both are equally
     likely. Labels are drawn for lambda = 0, 1/2 and 1, and the largest is kept of whose labels other recordings tell as
     much as of any other's: what is half an action, as a window that lies half in it, can be told wherever it belongs.
+    But no class may be half as long as with lambda = 0: that is not another boundary, such labels wither.
 
     The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
     their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
@@ -93,22 +95,42 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     chains = list(_chains(dataset, points))
     recordings = len({chain.recording.id for chain in chains})
     levels = LEVELS if recordings > 1 else (UNTOLD,)
-    drawn, told = [], []
+    drawn: list[PseudoLabels] = []
+    told: list[float] = []
     with Progress("align", classifiers(recordings)) as progress:
         learner = _Learner(dataset, len(points.labels), seed, device, progress)
         for level in levels:
             segments, found = _align(learner, chains, level)
             told.append(_information(learner, chains, segments))
-            teller = f"other recordings tell {told[-1]:.2f} nats" if recordings > 1 else "no other recording tells anything"
+            teller = (
+                f"other recordings tell {told[-1]:.2f} nats" if recordings > 1 else "no other recording tells anything"
+            )
             note = f"labels: lambda={level:g}, and {teller} of the label of a snippet"
             drawn.append(_pseudo_labels(points, chains, segments, found, note))
-    return drawn[largest_alike(told)]
+    return drawn[choose(told, drawn)]
 
 
-def largest_alike(told: Sequence[float]) -> int:
-    """The last of the lambdas of whose labels other recordings tell as many nats as of any other's, or nearly."""
+def choose(told: Sequence[float], drawn: Sequence[PseudoLabels]) -> int:
+    """Which lambda to keep: the largest that tells as much as any, or nearly, and lets no class wither.
+
+    Args:
+        told: nats that other recordings tell of the labels, for each lambda, ascending.
+        drawn: the labels.
+
+    Returns:
+        Its number.
+    """
     most = max(told)
-    return max(number for number, nats in enumerate(told) if nats >= most - ALIKE * abs(most))
+    alike = [number for number, nats in enumerate(told) if nats >= most - ALIKE * abs(most)]
+    lengths = [_usual_sec(labels.segments) for labels in drawn]
+    whole = [number for number in alike if (lengths[number] >= WITHERED * lengths[0]).all()]
+    return max(whole or alike[:1])
+
+
+def _usual_sec(segments: Segments) -> Floats:
+    """The median length of the segments of each class that has some, in seconds."""
+    length = segments.end_sec - segments.start_sec
+    return np.array([np.median(length[segments.label == label]) for label in np.unique(segments.label)])
 
 
 def classifiers(recordings: int) -> int:
