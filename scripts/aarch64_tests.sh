@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the operators' tests as on aarch64, on a Debian machine with another processor. It fetches Debian's Python for
 # arm64 and the aarch64 wheels of torch 2.10 and of what the tests import, compiles the extension with a cross compiler,
-# and runs pytest in an emulator. All of that lies in build/aarch64, 1.3 GB; a second call fetches nothing.
+# and runs pytest in an emulator. All of that lies in build/aarch64; a second call fetches nothing.
 #
-#   scripts/aarch64_tests.sh                         # tests/ops
+#   scripts/aarch64_tests.sh                         # tests/ops, ten minutes
 #   scripts/aarch64_tests.sh tests/ops/test_nms.py   # arguments are pytest's
 #
 # Debian has the tools: g++-aarch64-linux-gnu, qemu-user. PYTHON (python3) needs pip, cmake, ninja and pybind11.
