@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
-TORCHES = ["2.10", "2.11", "2.13", "2.14"]
+TORCHES = ["2.10", "2.11", "2.13", "2.14", "2.15"]
 OLDEST, NEWEST = TORCHES[0], TORCHES[-1]
 TORCH_ARGS = os.environ.get("TORCH_ARGS", "").split()
 ROOT = Path(__file__).parent
