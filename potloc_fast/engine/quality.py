@@ -28,7 +28,7 @@ class Quality(BaseModel):
     """What is known of a run without true boundaries.
 
     Attributes:
-        min_score: the score from which detections in the training recordings fit the points best (`Hits.f1`).
+        min_score: a score from which detections in the training recordings fit the points (`fitting_score`).
         held_out: whether what follows was counted in recordings that were not trained on.
         hits: points and detections from `min_score` on.
         per_class: the same for each class.
@@ -86,7 +86,7 @@ def assess(run: Run, trained: Sequence[Recording], held_out: Sequence[Recording]
     """
     found = _detect(run, trained, device)
     hits = PointHits(found, collect_points(trained, run.classes))
-    min_score = hits.best_score()
+    min_score = hits.fitting_score()
     labels = _label_tiou(run, found, min_score)
     counted = held_out or trained
     if held_out:

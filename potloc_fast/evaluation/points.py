@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from potloc_fast.evaluation.segments import Segments
 from potloc_fast.pseudo_labels import Points
 
+ALIKE = 0.01  # of F1: scores less apart can't be told from each other
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -128,10 +130,25 @@ class PointHits:
         once = np.searchsorted(second, scores) - np.searchsorted(first, scores)
         return scores, 2 * once / (kept + len(self.points))
 
-    def best_score(self) -> float:
-        """The score from which F1 is best, the highest such score; 0 where there is no detection."""
+    def fitting_score(self) -> float:
+        """A score that fits the points, with a margin for recordings that nobody learned from.
+
+        Scores of these are lower than those of the recordings that were learned: the score from which F1 is best would
+        leave out much. It is half-way, in log-odds, from the highest such score down to the lowest one whose F1 is at
+        most ALIKE lower.
+
+        Returns:
+            It, or the middle of the two where they are no probabilities; 0 where there is no detection.
+        """
         scores, f1 = self.f1()
-        return float(scores[len(f1) - 1 - f1[::-1].argmax()]) if len(f1) else 0.0
+        if not len(f1):
+            return 0.0
+        high = scores[len(f1) - 1 - f1[::-1].argmax()]
+        low = scores[(f1 >= f1.max() - ALIKE).argmax()]
+        if low <= 0 or high >= 1:
+            return float((low + high) / 2)
+        odds = np.sqrt(low / (1 - low) * high / (1 - high))
+        return float(odds / (1 + odds))
 
     def average_precision(self) -> float:
         """The mean over classes of the average precision of detections that are the best one of a single point."""

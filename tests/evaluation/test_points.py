@@ -50,15 +50,18 @@ def test_counts(seed: int) -> None:
     scores, f1 = hits.f1()
     assert scores.tolist() == sorted({*found.score.tolist()})
     assert f1.tolist() == [count(found, points, score).f1 for score in scores]
-    best = max((count(found, points, score).f1, score) for score in scores)
-    assert hits.best_score() == best[1]
+    best, high = max(zip(f1, scores, strict=True))
+    low = min(score for score, own in zip(scores, f1, strict=True) if own >= best - 0.01)
+    assert np.log(1 / hits.fitting_score() - 1) == pytest.approx((np.log(1 / low - 1) + np.log(1 / high - 1)) / 2)
 
 
 def test_nothing_there() -> None:
     for size, points in ((0, 0), (0, 4), (4, 0)):
         hits = PointHits(*made(1, size, points))
         assert hits.at(0.0) == Hits(points, 0, 0, 0, points, size, size)
-        assert hits.best_score() == (0.0 if size == 0 else made(1, size, points)[0].score.max())
+        scores = hits.detections.score.tolist()
+        assert 0 <= hits.fitting_score() <= max(scores, default=0)
+        assert min(scores, default=0) <= hits.fitting_score()
 
 
 def test_the_score_leaves_out_what_holds_no_point() -> None:
@@ -68,7 +71,7 @@ def test_the_score_leaves_out_what_holds_no_point() -> None:
     found = Segments(VIDEOS, LABELS, row, row, start, start + 5, np.array([0.9, 0.5, 0.4, 0.3, 0.2]))
     points = Points(VIDEOS, LABELS, row[:3], row[:3], np.array([2.0, 12.0, 22.0]))
     hits = PointHits(found, points)
-    assert hits.best_score() == 0.4
+    assert hits.fitting_score() == pytest.approx(0.4)
     assert hits.at(0.4) == Hits(points=3, once=3, shared=0, doubled=0, missed=0, detections=3, empty=0)
     assert hits.at(0.0) == Hits(points=3, once=2, shared=0, doubled=1, missed=0, detections=5, empty=1)
     assert hits.best.tolist() == [0, 1, 2]
@@ -90,3 +93,15 @@ def test_tiou() -> None:
     start, end = np.array([0.0, 0.0, 3.0, 1.0]), np.array([4.0, 2.0, 3.0, 1.0])
     other = np.array([2.0, 2.0, 3.0, 0.0]), np.array([6.0, 4.0, 3.0, 2.0])
     assert tiou(start, end, *other).tolist() == [1 / 3, 0.0, 0.0, 0.0]
+
+
+def test_the_score_leaves_a_margin() -> None:
+    """A hundred actions are found; each of two false detections costs half a point of F1, a third one too much."""
+    start = np.arange(103.0) * 10
+    score = np.concatenate([np.linspace(0.99, 0.9, 100), [0.6, 0.5, 0.4]])
+    row = np.zeros(103, dtype=np.int64)
+    points = Points(VIDEOS, LABELS, row[:100], row[:100], start[:100] + 2)
+    found = Segments(VIDEOS, LABELS, row, row, start, start + 5, score)
+    assert PointHits(found, points).fitting_score() == pytest.approx(0.75)
+    doubled = Segments(VIDEOS, LABELS, row, row, start, start + 5, 2 * score)  # no probabilities
+    assert PointHits(doubled, points).fitting_score() == pytest.approx(1.4)
