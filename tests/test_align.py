@@ -97,7 +97,8 @@ def test_labels_that_end_elsewhere_tell_less(monkeypatch: pytest.MonkeyPatch) ->
         ([0.87, 0.81, 0.73], [8, 8, 8], 0),
         ([0.80, 0.83, 0.81], [8, 8, 8], 2),
         ([0.80, 0.80, 0.80], [8, 6, 3], 1),  # with the largest lambda a class withers
-        ([0.70, 0.80, 0.80], [8, 3, 3], 1),  # with each that tells as much: the smallest of them
+        ([0.70, 0.80, 0.90], [8, 6, 3], 1),  # though it tells most
+        ([0.70, 0.80, 0.90], [8, 3, 3], 0),
         ([-0.2, -0.1, -0.3], [8, 8, 8], 1),
         ([0.5], [8], 0),
     ],

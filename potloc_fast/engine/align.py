@@ -75,7 +75,7 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
     lambda = 1 a boundary would lie where g passes half of its height, with lambda = 0 it lies where both are equally
     likely. Labels are drawn for lambda = 0, 1/2 and 1, and the largest is kept of whose labels other recordings tell as
     much as of any other's: what is half an action, as a window that lies half in it, can be told wherever it belongs.
-    But no class may be half as long as with lambda = 0: that is not another boundary, such labels wither.
+    But no class may become half as long as with lambda = 0: that is no other boundary, it withers.
 
     The first segments reach a quarter of the way to the next point, and no further than a quarter of the usual way. As
     their lengths tell little, lengths are taken to vary much at first, and as they do vary later.
@@ -111,7 +111,7 @@ def align(dataset: Dataset, points: Points, *, seed: int, device: torch.device) 
 
 
 def choose(told: Sequence[float], drawn: Sequence[PseudoLabels]) -> int:
-    """Which lambda to keep: the largest that tells as much as any, or nearly, and lets no class wither.
+    """Which lambda to keep: of those that let no class wither the largest that tells as much as any, or nearly.
 
     Args:
         told: nats that other recordings tell of the labels, for each lambda, ascending.
@@ -120,11 +120,10 @@ def choose(told: Sequence[float], drawn: Sequence[PseudoLabels]) -> int:
     Returns:
         Its number.
     """
-    most = max(told)
-    alike = [number for number, nats in enumerate(told) if nats >= most - ALIKE * abs(most)]
     lengths = [_usual_sec(labels.segments) for labels in drawn]
-    whole = [number for number in alike if (lengths[number] >= WITHERED * lengths[0]).all()]
-    return max(whole or alike[:1])
+    whole = [number for number, own in enumerate(lengths) if (own >= WITHERED * lengths[0]).all()]
+    most = max(told[number] for number in whole)
+    return max(number for number in whole if told[number] >= most - ALIKE * abs(most))
 
 
 def _usual_sec(segments: Segments) -> Floats:
